@@ -1,0 +1,65 @@
+"""What the rest of tokenswarm knows of a server under test."""
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+ResidencyState = Literal["absent", "loading", "resident", "asleep", "partial"]
+
+
+class Residency(msgspec.Struct, frozen=True):
+    """Where one model's weights are, as the engine says. Sizes in bytes; None when not said."""
+
+    model: str
+    state: ResidencyState
+    vram_bytes: int | None = None
+    size_bytes: int | None = None
+    context_length: int | None = None
+
+
+class Knobs(msgspec.Struct, frozen=True):
+    """What requests to this engine can ask for.
+
+    `exact_length`: extra body fields that force the wanted output length, by the API's own names
+    (`{"ignore_eos": True}`); the name of the length field is wire's business. None: it cannot.
+    `token_id_prompts`: completions take a list of token ids. `tokenize`: it has an endpoint
+    that counts tokens. `keep_alive`: requests may carry it. `stream_usage`: it knows
+    stream_options.include_usage.
+    """
+
+    exact_length: dict[str, Any] | None = None
+    min_tokens: bool = False
+    token_id_prompts: bool = False
+    tokenize: bool = False
+    keep_alive: bool = False
+    stream_usage: bool = True
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """A probed server. `engine` is a slug (ollama, vllm, llama-cpp, sglang, llama-cpp-python,
+    openai). `control_url` is set when the server says that it is a simulation."""
+
+    engine: str
+    version: str | None
+    url: str
+    models: tuple[str, ...]
+    knobs: Knobs
+    simulated: bool = False
+    control_url: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Adapter(Protocol):
+    """One module an engine. Calls are blocking, bounded by `timeout_s`, and raise TargetError."""
+
+    engine: str
+    knobs: Knobs
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        """Say what listens at `url` if it is this engine, else None."""
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        """Every model the engine holds; None when it has no way to say."""
+
+    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
+        """Tokens of `text` without chat template; None when it has no way to say."""

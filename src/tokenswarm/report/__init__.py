@@ -1,0 +1,1 @@
+"""Figures in, pages out: terminal and HTML."""

@@ -1,0 +1,1 @@
+"""A scenario file and everything that follows from it and its seed alone. Pure."""

@@ -1,0 +1,158 @@
+"""The shape of a scenario: frozen structs, as a scenario file (docs/scenarios.md) spells them."""
+
+from typing import Literal
+
+import msgspec
+
+Api = Literal["ollama", "openai"]
+EndpointName = Literal["chat", "completions", "generate", "embeddings"]
+MixOrder = Literal["weighted", "round_robin"]
+Arrivals = Literal["constant", "poisson", "gamma"]
+GpuSource = Literal["auto", "nvml", "sim", "replay", "host", "none"]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every key is known or the file is refused."""
+
+
+class Target(_Strict):
+    """A server under test. `engine` is probed when None."""
+
+    api: Api
+    url: str
+    engine: str | None = None
+    headers: dict[str, str] = {}
+    api_key_env: str | None = None
+    connect_timeout_s: float = 30.0
+    idle_timeout_s: float = 600.0
+    total_timeout_s: float = 1800.0
+    tls_verify: bool = True
+
+
+class Spread(_Strict):
+    """A length in tokens: normal with `mean` and `std`, cut to [min, max]. `std: 0` is exact."""
+
+    mean: float
+    std: float = 0.0
+    min: int = 1
+    max: int = 1_000_000
+
+
+class SyntheticPrompt(_Strict, tag="synthetic", tag_field="kind"):
+    tokens: int | Spread = 128
+
+
+class TextPrompt(_Strict, tag="text", tag_field="kind"):
+    text: str
+
+
+class FilePrompt(_Strict, tag="file", tag_field="kind"):
+    """One prompt a line: `.jsonl` takes `field` of each object, anything else the line itself."""
+
+    path: str
+    field: str = "prompt"
+
+
+Prompt = SyntheticPrompt | TextPrompt | FilePrompt
+
+
+class Output(_Strict):
+    """Wanted output length. `exact` forces it where the engine knows how (ignore_eos)."""
+
+    tokens: int | Spread = 128
+    exact: bool = True
+
+
+class Slo(_Strict):
+    """A request meets its SLO when every figure given here is met."""
+
+    ttft_s: float | None = None
+    ttft_user_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+class Model(_Strict):
+    """One model of the mix. `name` is its slug everywhere, `model` what the server calls it."""
+
+    name: str
+    target: str
+    model: str
+    weight: float = 1.0
+    endpoint: EndpointName = "chat"
+    stream: bool = True
+    prompt: Prompt = SyntheticPrompt()
+    system: str | None = None
+    output: Output = Output()
+    options: dict[str, float | int | str | bool | list[str]] = {}
+    keep_alive: str | int | float | None = None
+    slo: Slo | None = None
+
+
+class Mix(_Strict):
+    order: MixOrder = "weighted"
+
+
+class ClosedLoad(_Strict, tag="closed", tag_field="kind"):
+    users: int = 1
+    think_s: float = 0.0
+
+
+class OpenLoad(_Strict, tag="open", tag_field="kind"):
+    """`rate` arrivals a second over all workers; `burstiness` is gamma's shape (1 is Poisson)."""
+
+    rate: float
+    arrivals: Arrivals = "poisson"
+    burstiness: float = 1.0
+    max_in_flight: int = 512
+
+
+Load = ClosedLoad | OpenLoad
+
+
+class GpuTelemetry(_Strict):
+    source: GpuSource = "auto"
+    interval_s: float = 0.05
+
+
+class EngineTelemetry(_Strict):
+    interval_s: float = 0.5
+
+
+class Telemetry(_Strict):
+    agents: list[str] = []
+    gpu: GpuTelemetry = GpuTelemetry()
+    engine: EngineTelemetry = EngineTelemetry()
+
+
+class Scenario(_Strict):
+    """A whole scenario. `duration_s` ends new requests, `drain_s` the wait for those in flight."""
+
+    name: str
+    targets: dict[str, Target]
+    models: list[Model]
+    mix: Mix = Mix()
+    load: Load = ClosedLoad()
+    duration_s: float = 60.0
+    max_requests: int | None = None
+    warmup_s: float = 0.0
+    drain_s: float = 300.0
+    telemetry: Telemetry = Telemetry()
+    gates: list[str] = []
+    seed: int = 1
+
+
+class PlannedRequest(msgspec.Struct, frozen=True):
+    """Request number `index` of a scenario; the same for the same seed, whoever asks.
+
+    `prompt` is text, or token ids where the engine takes them. `prompt_tokens` is the wanted
+    length in the server's tokens, None where only the text was given. `intended_s` is the
+    arrival after t0 in an open loop, None in a closed one.
+    """
+
+    index: int
+    model: str
+    prompt: str | list[int]
+    prompt_tokens: int | None
+    output_tokens: int
+    intended_s: float | None

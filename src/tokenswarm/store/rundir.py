@@ -1,0 +1,92 @@
+"""A run's directory: names of everything in it, and the manifest."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tokenswarm.clock import RUN_ID
+from tokenswarm.errors import UsageError
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """Facts of a run, written at its start and completed at its end. `end_unix_ns` None: killed.
+
+    `targets` holds the probed EngineInfo of each target as an object, `routes` says which way
+    each source's records took (shared: straight into this directory; link: batches over Locust),
+    `ended` what each source said it had written when it ended.
+    """
+
+    schema: int = 1
+    run_id: str
+    t0_unix_ns: int
+    end_unix_ns: int | None = None
+    load_end_unix_ns: int | None = None
+    tokenswarm: str
+    python: str
+    platform: str
+    host: str
+    argv: list[str] = []
+    scenario: dict[str, Any] | None = None
+    scenario_file: str | None = None
+    scenario_sha256: str | None = None
+    seed: int | None = None
+    simulated: bool = False
+    targets: dict[str, dict[str, Any]] = {}
+    workers: list[dict[str, Any]] = []
+    routes: dict[str, str] = {}
+    ended: dict[str, int] = {}
+    clock_offsets_ns: dict[str, int] = {}
+    telemetry: dict[str, Any] = {}
+    notes: list[str] = []
+
+
+class RunDir:
+    """Paths inside one run's directory. A run id never leads out of its parent."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest = path / "manifest.json"
+        self.spool = path / "spool"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, parent: Path, run_id: str) -> "RunDir":
+        """Make `parent/run_id` with its spool folder."""
+        if not RUN_ID.fullmatch(run_id):
+            raise UsageError(f"{run_id!r} is not a run id (such as 20261122t163015z-k3f9qa)")
+        run = cls(parent / run_id)
+        run.spool.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """An existing run directory; UsageError when it is none."""
+        run = cls(path)
+        if not run.manifest.is_file():
+            raise UsageError(
+                f"{path}: no manifest.json here; give the directory of one run, as runs/RUN_ID"
+            )
+        return run
+
+    def parquet(self, measurement: str) -> Path:
+        """Where `measurement` lies as Parquet."""
+        return self.path / f"{measurement}.parquet"
+
+    def read_manifest(self) -> Manifest:
+        try:
+            return msgspec.json.decode(self.manifest.read_bytes(), type=Manifest)
+        except (OSError, msgspec.DecodeError) as e:
+            raise UsageError(f"{self.manifest}: not a manifest: {e}") from e
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest in one step: a reader sees the old one or the new one."""
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        partial = self.manifest.with_suffix(".json.part")
+        partial.write_bytes(text + b"\n")
+        partial.replace(self.manifest)
+
+
+SOURCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")

@@ -1,0 +1,1 @@
+"""Bytes to events to records. Pure: no sockets, no clocks, no threads."""
