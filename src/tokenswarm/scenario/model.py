@@ -15,7 +15,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Every key is known or the file is refused."""
 
 
-class Target(_Strict):
+class Target(_Strict, frozen=True):
     """A server under test. `engine` is probed when None."""
 
     api: Api
@@ -29,7 +29,7 @@ class Target(_Strict):
     tls_verify: bool = True
 
 
-class Spread(_Strict):
+class Spread(_Strict, frozen=True):
     """A length in tokens: normal with `mean` and `std`, cut to [min, max]. `std: 0` is exact."""
 
     mean: float
@@ -38,15 +38,15 @@ class Spread(_Strict):
     max: int = 1_000_000
 
 
-class SyntheticPrompt(_Strict, tag="synthetic", tag_field="kind"):
+class SyntheticPrompt(_Strict, frozen=True, tag="synthetic", tag_field="kind"):
     tokens: int | Spread = 128
 
 
-class TextPrompt(_Strict, tag="text", tag_field="kind"):
+class TextPrompt(_Strict, frozen=True, tag="text", tag_field="kind"):
     text: str
 
 
-class FilePrompt(_Strict, tag="file", tag_field="kind"):
+class FilePrompt(_Strict, frozen=True, tag="file", tag_field="kind"):
     """One prompt a line: `.jsonl` takes `field` of each object, anything else the line itself."""
 
     path: str
@@ -56,14 +56,14 @@ class FilePrompt(_Strict, tag="file", tag_field="kind"):
 Prompt = SyntheticPrompt | TextPrompt | FilePrompt
 
 
-class Output(_Strict):
+class Output(_Strict, frozen=True):
     """Wanted output length. `exact` forces it where the engine knows how (ignore_eos)."""
 
     tokens: int | Spread = 128
     exact: bool = True
 
 
-class Slo(_Strict):
+class Slo(_Strict, frozen=True):
     """A request meets its SLO when every figure given here is met."""
 
     ttft_s: float | None = None
@@ -72,7 +72,7 @@ class Slo(_Strict):
     e2e_s: float | None = None
 
 
-class Model(_Strict):
+class Model(_Strict, frozen=True):
     """One model of the mix. `name` is its slug everywhere, `model` what the server calls it."""
 
     name: str
@@ -89,16 +89,16 @@ class Model(_Strict):
     slo: Slo | None = None
 
 
-class Mix(_Strict):
+class Mix(_Strict, frozen=True):
     order: MixOrder = "weighted"
 
 
-class ClosedLoad(_Strict, tag="closed", tag_field="kind"):
+class ClosedLoad(_Strict, frozen=True, tag="closed", tag_field="kind"):
     users: int = 1
     think_s: float = 0.0
 
 
-class OpenLoad(_Strict, tag="open", tag_field="kind"):
+class OpenLoad(_Strict, frozen=True, tag="open", tag_field="kind"):
     """`rate` arrivals a second over all workers; `burstiness` is gamma's shape (1 is Poisson)."""
 
     rate: float
@@ -110,22 +110,22 @@ class OpenLoad(_Strict, tag="open", tag_field="kind"):
 Load = ClosedLoad | OpenLoad
 
 
-class GpuTelemetry(_Strict):
+class GpuTelemetry(_Strict, frozen=True):
     source: GpuSource = "auto"
     interval_s: float = 0.05
 
 
-class EngineTelemetry(_Strict):
+class EngineTelemetry(_Strict, frozen=True):
     interval_s: float = 0.5
 
 
-class Telemetry(_Strict):
+class Telemetry(_Strict, frozen=True):
     agents: list[str] = []
     gpu: GpuTelemetry = GpuTelemetry()
     engine: EngineTelemetry = EngineTelemetry()
 
 
-class Scenario(_Strict):
+class Scenario(_Strict, frozen=True):
     """A whole scenario. `duration_s` ends new requests, `drain_s` the wait for those in flight."""
 
     name: str

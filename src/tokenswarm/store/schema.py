@@ -228,7 +228,10 @@ CONTAINER = Measurement(
     "container",
     "One row a container event.",
     ("run_id", "host", "container"),
-    (_s("event", "start, ready, die, oom or stop"), _i("exit_code", "", "of a container that died")),
+    (
+        _s("event", "start, ready, die, oom or stop"),
+        _i("exit_code", "", "of a container that died"),
+    ),
 )
 
 GENERATOR = Measurement(
@@ -237,7 +240,9 @@ GENERATOR = Measurement(
     ("run_id", "worker"),
     (
         _f("loop_lag_s", "s", "longest delay of a 50 ms timer in the interval"),
-        _i("late_starts", "", "requests sent over 10 ms after their intended time, in the interval"),
+        _i(
+            "late_starts", "", "requests sent over 10 ms after their intended time, in the interval"
+        ),
         _f("late_max_s", "s", "largest lateness in the interval"),
         _f("cpu_ratio", "", "CPU time of the process per second; 1 is a whole core"),
         _i("rss_bytes", "bytes", "resident memory of the process"),
