@@ -1,0 +1,55 @@
+"""A real llama.cpp server (xllamacpp) in a process of its own.
+
+    with llama_server(model_path, alias="tiny") as url: ...
+
+Run as a script it serves until its standard input ends and prints its address first.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def llama_server(model: Path, *, alias: str = "tiny", parallel: int = 4) -> Iterator[str]:
+    """Serve `model` on a free loopback port; the value is the server's URL, ready to answer."""
+    argv = [sys.executable, str(Path(__file__)), str(model), alias, str(parallel)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            if not url.startswith("http"):
+                process.kill()
+                raise RuntimeError(f"xllamacpp did not start: {process.communicate()[1][-2000:]}")
+            yield url
+        finally:
+            process.kill()
+
+
+def _serve(model: str, alias: str, parallel: int) -> None:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.model_alias = [alias]
+    params.n_parallel = parallel
+    params.n_ctx = 2048 * parallel
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.endpoint_metrics = True
+    params.port = 0
+    server = xllamacpp.Server(params)
+    print(server.listening_address, flush=True)
+    sys.stdin.read()
+    os._exit(0)  # xllamacpp would first wait for its streams to end
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
