@@ -1,0 +1,150 @@
+"""A spool segment's bytes: an 8-byte mark, then frames, each a checksummed batch of rows.
+
+    segment  MAGIC (7 bytes of name, 1 of version), frame, frame, ...
+    frame    crc32 u32 over all that follows | payload length u32 | first_seq u64 | count u32
+             | created_unix_ns i64 | payload          (little endian, 28 bytes before the payload)
+    payload  msgpack [[measurement, row], ...], rows in schema order
+
+A frame is either whole or not there: the first one that is cut short or fails its checksum ends
+what can be read of a segment.
+"""
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tokenswarm.errors import SpoolError
+
+MAGIC = b"tkspool\x01"
+SEGMENT = re.compile(r"(?P<source>[a-z0-9][a-z0-9_-]{0,60})-(?P<number>[0-9]{6,12})\.spool")
+
+_CRC = struct.Struct("<I")
+_META = struct.Struct("<IQIq")
+HEADER_BYTES = _CRC.size + _META.size
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[tuple[str, list[Any]]]).decode
+
+Row = list[Any]
+Pair = tuple[str, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Rows `first_seq` to `end - 1` of `source`, as they lie in a segment at `offset`.
+
+    `data` is the whole frame, header included: what a link carries and `append_frame` takes.
+    """
+
+    source: str
+    first_seq: int
+    count: int
+    created_unix_ns: int
+    data: bytes
+    offset: int = 0
+
+    @property
+    def end(self) -> int:
+        """The sequence number after the last row."""
+        return self.first_seq + self.count
+
+    @property
+    def payload(self) -> memoryview:
+        return memoryview(self.data)[HEADER_BYTES:]
+
+    def rows(self) -> list[Pair]:
+        """`(measurement, row)` in order of sequence numbers. SpoolError: not rows."""
+        try:
+            rows = _decode(self.payload)
+        except msgspec.DecodeError as e:
+            raise SpoolError(f"frame {self.first_seq} of {self.source}: not rows: {e}") from e
+        if len(rows) != self.count:
+            raise SpoolError(
+                f"frame {self.first_seq} of {self.source}: says {self.count} rows, has {len(rows)}"
+            )
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Where a segment stops being readable and why; `bytes_lost` from there to its end."""
+
+    path: Path
+    offset: int
+    reason: str
+    bytes_lost: int
+
+
+def pack(rows: Sequence[Pair], first_seq: int, created_unix_ns: int) -> bytes:
+    """One frame. SpoolError when a value has no place in msgpack (a lone surrogate, 2**64)."""
+    try:
+        payload = _encode(rows)
+        meta = _META.pack(len(payload), first_seq, len(rows), created_unix_ns)
+    except (TypeError, ValueError, OverflowError, NotImplementedError, struct.error) as e:
+        raise SpoolError(f"{len(rows)} rows from number {first_seq} cannot be encoded: {e}") from e
+    return _CRC.pack(zlib.crc32(payload, zlib.crc32(meta))) + meta + payload
+
+
+def unpack(source: str, data: bytes, offset: int = 0) -> Frame:
+    """The frame in `data`, which holds exactly one. SpoolError: damaged."""
+    if len(data) < HEADER_BYTES:
+        raise SpoolError(f"cut short: {len(data)} bytes of a frame's header of {HEADER_BYTES}")
+    length, first_seq, count, created = _META.unpack_from(data, _CRC.size)
+    if length != len(data) - HEADER_BYTES:
+        raise SpoolError(f"a payload of {length} bytes, {len(data) - HEADER_BYTES} are there")
+    if zlib.crc32(memoryview(data)[_CRC.size :]) != _CRC.unpack_from(data)[0]:
+        raise SpoolError("checksum differs")
+    return Frame(source, first_seq, count, created, data, offset)
+
+
+def source_of(path: Path) -> str:
+    """The source that a segment's name tells. SpoolError: not a segment's name."""
+    match = SEGMENT.fullmatch(path.name)
+    if match is None:
+        raise SpoolError(f"{path}: not a spool segment (SOURCE-000000.spool)")
+    return match["source"]
+
+
+def frames(path: Path, damages: list[Damage], offset: int = 0) -> Iterator[Frame]:
+    """The good frames of one segment from `offset` on, in order.
+
+    Stops at the first that is not whole and appends what it found there to `damages`. An empty
+    file (its writer was killed before the first frame) is no damage.
+    """
+    source = source_of(path)
+    with path.open("rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        try:
+            offset = max(offset, _skip_magic(f, size))
+            f.seek(offset)
+            while offset < size:
+                frame = unpack(source, _one(f, size - offset), offset)
+                offset += len(frame.data)
+                yield frame
+        except SpoolError as e:
+            damages.append(Damage(path, offset, str(e), size - offset))
+
+
+def _skip_magic(f: BinaryIO, size: int) -> int:
+    mark = f.read(len(MAGIC))
+    if size and mark != MAGIC:
+        raise SpoolError(f"not a spool segment of version {MAGIC[-1]}: begins with {mark!r}")
+    return len(mark)
+
+
+def _one(f: BinaryIO, left: int) -> bytes:
+    """Read one frame's bytes, of which at most `left` can be there."""
+    header = f.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        return header
+    length = _META.unpack_from(header, _CRC.size)[0]
+    if length > left - HEADER_BYTES:
+        raise SpoolError(f"cut short: a payload of {length} bytes, {left - HEADER_BYTES} are there")
+    return header + f.read(length)
