@@ -22,9 +22,10 @@ class Knobs(msgspec.Struct, frozen=True):
 
     `exact_length`: extra body fields that force the wanted output length, by the API's own names
     (`{"ignore_eos": True}`); the name of the length field is wire's business. None: it cannot.
-    `token_id_prompts`: completions take a list of token ids. `tokenize`: it has an endpoint
-    that counts tokens. `keep_alive`: requests may carry it. `stream_usage`: it knows
-    stream_options.include_usage.
+    `min_tokens`: a `min_tokens` of the wanted length belongs beside them (with an empty
+    `exact_length` it is all that is needed). `token_id_prompts`: completions take a list of
+    token ids. `tokenize`: it has an endpoint that counts tokens. `keep_alive`: requests may
+    carry it. `stream_usage`: it knows stream_options.include_usage.
     """
 
     exact_length: dict[str, Any] | None = None
@@ -37,7 +38,8 @@ class Knobs(msgspec.Struct, frozen=True):
 
 class EngineInfo(msgspec.Struct, frozen=True):
     """A probed server. `engine` is a slug (ollama, vllm, llama-cpp, sglang, llama-cpp-python,
-    openai). `control_url` is set when the server says that it is a simulation."""
+    llama-swap, openai). `url` is its root, without `/v1`. `control_url` is set when the server
+    says that it is a simulation."""
 
     engine: str
     version: str | None
@@ -49,11 +51,27 @@ class EngineInfo(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Adapter(Protocol):
-    """One module an engine. Calls are blocking, bounded by `timeout_s`, and raise TargetError."""
+class LoadFigures(msgspec.Struct, frozen=True):
+    """How busy a server is, by its own word. `model` is None where it does not tell models apart,
+    a figure None where it has none. `kv_cache_ratio` is 0..1."""
 
-    engine: str
-    knobs: Knobs
+    model: str | None
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_ratio: float | None = None
+
+
+class Adapter(Protocol):
+    """One module an engine. Calls are blocking, bounded by `timeout_s` an exchange, and raise
+    TargetError. An instance holds the headers that every request to its server carries."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's slug."""
+
+    @property
+    def knobs(self) -> Knobs:
+        """What requests to this engine can ask for."""
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         """Say what listens at `url` if it is this engine, else None."""
@@ -61,5 +79,11 @@ class Adapter(Protocol):
     def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
         """Every model the engine holds; None when it has no way to say."""
 
+    def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
+        """How busy it is; empty when it does not say."""
+
     def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
         """Tokens of `text` without chat template; None when it has no way to say."""
+
+    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
+        """Tokens that the chat template adds to a single user message; None when it can't say."""

@@ -1,0 +1,101 @@
+"""llama.cpp's server (llama-server, xllamacpp): one model, or a router with a process a model."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tokenswarm.engines.control import Reply, Server, said
+from tokenswarm.engines.openai import OpenAi, listed_models, names
+from tokenswarm.engines.prometheus import samples
+from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
+from tokenswarm.errors import TargetError
+
+RUNNING = "llamacpp:requests_processing"
+WAITING = "llamacpp:requests_deferred"
+ROUTER_STATES: dict[str, ResidencyState] = {
+    "loaded": "resident",
+    "loading": "loading",
+    "downloading": "loading",
+    "sleeping": "asleep",
+    "unloaded": "absent",
+}
+PROBE_TEXT = "hi"
+
+
+@dataclass(frozen=True)
+class LlamaCpp(OpenAi):
+    """Figures need `--metrics`; a router has none of its own."""
+
+    engine: ClassVar[str] = "llama-cpp"
+    knobs: ClassVar[Knobs] = Knobs(
+        exact_length={"ignore_eos": True}, token_id_prompts=True, tokenize=True
+    )
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        server = self.server(url, timeout_s)
+        reply = server.get("/props")
+        props = reply.object()
+        ours = "build_info" in props or "default_generation_settings" in props
+        if not ours and reply.headers.get("server") == "llama.cpp":
+            _refuse(server, reply)
+        if not ours and props.get("role") != "router":
+            return None
+        notes = ("a router: its models share a limit by count",) if _is_router(props) else ()
+        models = listed_models(server) or []
+        return self.info(server, props.get("build_info"), names(models), *notes)
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        server = self.server(url, timeout_s)
+        models = listed_models(server)
+        if models is None:
+            loading = server.get("/health").status == 503
+            return () if loading else None
+        if any(isinstance(m.get("status"), dict) for m in models):
+            return tuple(_of_router(m) for m in models)
+        asleep = server.get("/props").object().get("is_sleeping") is True
+        return tuple(Residency(m["id"], "asleep" if asleep else "resident") for m in models)
+
+    def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
+        page = self.server(url, timeout_s).get("/metrics")
+        text = page.body.decode("utf-8", "replace") if page.ok else ""
+        found = {s.name: round(s.value) for s in samples(text, (RUNNING, WAITING))}
+        if not found:
+            return ()
+        return (LoadFigures(None, running=found.get(RUNNING), waiting=found.get(WAITING)),)
+
+    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
+        return self._count(url, {"model": model, "content": text}, timeout_s)
+
+    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
+        chat = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}]}
+        reply = self.server(url, timeout_s).post("/apply-template", chat)
+        prompt = reply.object().get("prompt")
+        if not isinstance(prompt, str):
+            return None
+        # as the server does it for a chat: with BOS, and special tokens read from the template
+        body = {"model": model, "content": prompt, "add_special": True, "parse_special": True}
+        whole = self._count(url, body, timeout_s)
+        text = self.count_tokens(url, model, PROBE_TEXT, timeout_s)
+        return None if whole is None or text is None else whole - text
+
+    def _count(self, url: str, body: dict[str, Any], timeout_s: float) -> int | None:
+        tokens = self.server(url, timeout_s).post("/tokenize", body).object().get("tokens")
+        return len(tokens) if isinstance(tokens, list) else None
+
+
+def _is_router(props: dict[str, Any]) -> bool:
+    return props.get("role") == "router"
+
+
+def _refuse(server: Server, reply: Reply) -> None:
+    """A llama.cpp server that does not tell its properties: say why."""
+    if reply.status == 503:
+        raise TargetError(f"{server.root} is still loading its model: wait for its /health")
+    if reply.status in (401, 403):
+        raise TargetError(f"{server.root} wants a key: set api_key_env for the target")
+    raise TargetError(f"{server.root}/props: unexpected answer {said(server, reply)}")
+
+
+def _of_router(model: dict[str, Any]) -> Residency:
+    status = model.get("status")
+    value = status.get("value") if isinstance(status, dict) else None
+    return Residency(model["id"], ROUTER_STATES.get(str(value), "absent"))

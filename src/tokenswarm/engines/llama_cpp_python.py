@@ -1,0 +1,28 @@
+"""llama-cpp-python's server: one model at a time, and unknown names get the default one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenswarm.engines.openai import OpenAi, listed_models, names
+from tokenswarm.engines.protocol import EngineInfo, Knobs
+
+TITLE = "llama.cpp Python API"
+NOTE = (
+    "llama-cpp-python serves one request at a time, cancels a stream when another request comes "
+    "(start it with interrupt_requests=false), and answers unknown models with its default one"
+)
+
+
+@dataclass(frozen=True)
+class LlamaCppPython(OpenAi):
+    """No residency, no metrics, no usage in streams; `min_tokens` forces the output length."""
+
+    engine: ClassVar[str] = "llama-cpp-python"
+    knobs: ClassVar[Knobs] = Knobs(exact_length={}, min_tokens=True, stream_usage=False)
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        server = self.server(url, timeout_s)
+        about = server.get("/openapi.json").object().get("info")
+        if not isinstance(about, dict) or TITLE not in str(about.get("title")):
+            return None
+        return self.info(server, about.get("version"), names(listed_models(server) or []), NOTE)

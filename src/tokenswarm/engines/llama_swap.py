@@ -1,0 +1,43 @@
+"""llama-swap: a proxy that starts and stops one server a model; told by `/running`."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tokenswarm.engines.control import Server
+from tokenswarm.engines.openai import OpenAi, listed_models, names
+from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency, ResidencyState
+from tokenswarm.errors import TargetError
+
+STATES: dict[str, ResidencyState] = {"ready": "resident", "starting": "loading"}
+NOTE = "llama-swap answers 429 above its concurrencyLimit (10 a model by default)"
+
+
+@dataclass(frozen=True)
+class LlamaSwap(OpenAi):
+    """Which knobs work depends on the servers behind it, so it promises none."""
+
+    engine: ClassVar[str] = "llama-swap"
+    knobs: ClassVar[Knobs] = Knobs()
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        server = self.server(url, timeout_s)
+        if _running(server) is None:
+            return None
+        version = server.get("/api/version").object().get("version")
+        return self.info(server, version, names(listed_models(server) or []), NOTE)
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        server = self.server(url, timeout_s)
+        running = _running(server)
+        if running is None:
+            raise TargetError(f"{server.root}/running: not a list of models")
+        return tuple(
+            Residency(m["model"], STATES.get(str(m.get("state")), "absent")) for m in running
+        )
+
+
+def _running(server: Server) -> list[dict[str, Any]] | None:
+    running = server.get("/running").object().get("running")
+    if not isinstance(running, list):
+        return None
+    return [m for m in running if isinstance(m, dict) and isinstance(m.get("model"), str)]

@@ -1,0 +1,60 @@
+"""Ollama: told by `/api/version` and `/api/ps` together, since SGLang imitates the rest."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tokenswarm.engines.control import Server, said
+from tokenswarm.engines.openai import OpenAi, count
+from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
+from tokenswarm.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Ollama(OpenAi):
+    """It has no way to force an output length, to count tokens or to say how busy it is."""
+
+    engine: ClassVar[str] = "ollama"
+    knobs: ClassVar[Knobs] = Knobs(keep_alive=True)
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        server = self.server(url, timeout_s)
+        version = server.get("/api/version").object().get("version")
+        if version is None or _models(server, "/api/ps") is None:
+            return None
+        there = _models(server, "/api/tags") or []
+        return self.info(server, version, tuple(m["name"] for m in there))
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        """What `/api/ps` lists. It omits a model that is loading, and may block during a load."""
+        server = self.server(url, timeout_s)
+        reply = server.get("/api/ps")
+        if not isinstance(reply.object().get("models"), list):
+            raise TargetError(f"{server.root}/api/ps: not a list of models: {said(server, reply)}")
+        return tuple(_residency(m) for m in _named(reply.object()["models"]))
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: `:latest` goes without saying."""
+    return _full(one) == _full(other)
+
+
+def _full(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _residency(model: dict[str, Any]) -> Residency:
+    vram, size = count(model.get("size_vram")), count(model.get("size"))
+    partial = vram is not None and size is not None and vram < size
+    return Residency(
+        model["name"], "partial" if partial else "resident", vram_bytes=vram, size_bytes=size,
+        context_length=count(model.get("context_length")),
+    )  # fmt: skip
+
+
+def _models(server: Server, path: str) -> list[dict[str, Any]] | None:
+    models = server.get(path).object().get("models")
+    return _named(models) if isinstance(models, list) else None
+
+
+def _named(models: list[Any]) -> list[dict[str, Any]]:
+    return [m for m in models if isinstance(m, dict) and isinstance(m.get("name"), str)]

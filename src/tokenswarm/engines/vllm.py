@@ -1,0 +1,98 @@
+"""vLLM: one model a server; asleep it answers `/health` with 200 and lets requests hang."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenswarm.engines.control import Server
+from tokenswarm.engines.openai import OpenAi, count, listed_models, names
+from tokenswarm.engines.prometheus import samples
+from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
+
+RUNNING = "vllm:num_requests_running"
+WAITING = "vllm:num_requests_waiting"
+KV_CACHE = "vllm:kv_cache_usage_perc"
+SLEEP = "vllm:engine_sleep_state"
+PROBE_TEXT = "hi"
+
+
+@dataclass(frozen=True)
+class Vllm(OpenAi):
+    """Residency from `/is_sleeping` (development mode) or the metric of sleep mode; a server
+    without either always holds its model."""
+
+    engine: ClassVar[str] = "vllm"
+    knobs: ClassVar[Knobs] = Knobs(
+        exact_length={"ignore_eos": True}, min_tokens=True, token_id_prompts=True, tokenize=True
+    )
+
+    def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
+        server = self.server(url, timeout_s)
+        version = server.get("/version").object().get("version")
+        if version is None:
+            return None
+        models = listed_models(server) or []
+        owned = any(m.get("owned_by") == "vllm" for m in models)
+        if not owned and b"\nvllm:" not in server.get("/metrics").body:
+            return None
+        return self.info(server, version, names(models))
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        server = self.server(url, timeout_s)
+        models = listed_models(server)
+        if models is None:
+            return None
+        state: ResidencyState = "asleep" if _asleep(server) else "resident"
+        return tuple(Residency(name, state) for name in names(models))
+
+    def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
+        """One a model; engines of one model (data parallel) are added up, their KV use averaged."""
+        page = self.server(url, timeout_s).get("/metrics")
+        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for s in samples(_text(page.body), (RUNNING, WAITING, KV_CACHE)) if page.ok else ():
+            values[s.labels.get("model_name", "")][s.name].append(s.value)
+        return tuple(
+            LoadFigures(
+                model or None,
+                running=_total(by_name[RUNNING]),
+                waiting=_total(by_name[WAITING]),
+                kv_cache_ratio=_mean(by_name[KV_CACHE]),
+            )
+            for model, by_name in values.items()
+        )
+
+    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return count(self.server(url, timeout_s).post("/tokenize", body).object().get("count"))
+
+    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
+        body = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}]}
+        whole = count(self.server(url, timeout_s).post("/tokenize", body).object().get("count"))
+        text = self.count_tokens(url, model, PROBE_TEXT, timeout_s)
+        return None if whole is None or text is None else whole - text
+
+
+def _asleep(server: Server) -> bool:
+    """True also while it is only partly awake."""
+    flag = server.get("/is_sleeping").object().get("is_sleeping")
+    if isinstance(flag, bool):
+        return flag
+    page = server.get("/metrics")
+    awake = [
+        s.value
+        for s in (samples(_text(page.body), (SLEEP,)) if page.ok else ())
+        if s.labels.get("sleep_state") == "awake"
+    ]
+    return bool(awake) and min(awake) == 0
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _total(values: list[float]) -> int | None:
+    return round(sum(values)) if values else None
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
