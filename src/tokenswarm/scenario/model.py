@@ -53,7 +53,13 @@ class FilePrompt(_Strict, frozen=True, tag="file", tag_field="kind"):
     field: str = "prompt"
 
 
-Prompt = SyntheticPrompt | TextPrompt | FilePrompt
+class InlinePrompt(_Strict, frozen=True, tag="inline", tag_field="kind"):
+    """Prompts in the scenario itself; what a FilePrompt becomes before it goes to workers."""
+
+    texts: list[str]
+
+
+Prompt = SyntheticPrompt | TextPrompt | FilePrompt | InlinePrompt
 
 
 class Output(_Strict, frozen=True):
