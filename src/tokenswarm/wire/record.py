@@ -10,6 +10,7 @@ Phase = Literal["warmup", "steady", "ramp", "drain"]
 ERROR_KINDS: dict[str, str] = {
     "dns": "the host name could not be resolved",
     "connect_refused": "nothing listens at the address",
+    "unreachable": "no route to the address, or the system refused a socket",
     "connect_timeout": "no connection within the connect time-out",
     "tls": "the TLS handshake or certificate failed",
     "reset": "the connection was reset or closed before the response was complete",

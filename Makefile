@@ -1,0 +1,45 @@
+# Two commands on a fresh machine with python3 (3.11 or later, with venv), make and git:
+#   make demo    the main job on a simulated GPU
+#   make test    the tests
+VENV   ?= .venv
+PYTHON ?= python3
+EXTRAS ?= dev
+PY      = $(VENV)/bin/python
+PIP     = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-live check format bench clean
+
+demo: $(VENV)/.runtime
+	$(VENV)/bin/tokenswarm demo
+
+test: $(VENV)/.$(EXTRAS)
+	$(PY) -m pytest -m "not swapserver"
+
+# A real server that swaps models: llama-cpp-python, compiled from source (a C++ compiler, about
+# 4 minutes); the model files are made by the tests.
+test-live: $(VENV)/.dev,live,swap
+	TOKENSWARM_REQUIRE_LIVE=1 $(PY) -m pytest -m swapserver
+
+check: $(VENV)/.dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(VENV)/.dev
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(VENV)/.dev
+	PYTHONPATH=. $(PY) -m bench hot_path
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.%: $(VENV)/.runtime
+	$(PIP) -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

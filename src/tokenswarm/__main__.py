@@ -1,0 +1,6 @@
+"""`python -m tokenswarm` is the console script."""
+
+from tokenswarm.cli import main
+
+if __name__ == "__main__":
+    main()

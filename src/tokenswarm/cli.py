@@ -1,0 +1,162 @@
+"""The command line: parse, make a configuration, call. Imports are inside, for a quick --help."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from tokenswarm import __version__
+from tokenswarm.errors import TokenswarmError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+EXIT_CODES = "Exit codes: 0 good, 1 a gate failed, 2 usage, 3 the measurement is not valid."
+
+
+class _Commands(click.Group):
+    """Turns TokenswarmError into one line on stderr and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TokenswarmError as e:
+            click.echo(f"tokenswarm: {e}", err=True)
+            sys.exit(e.exit_code)
+
+
+@click.group(cls=_Commands, context_settings=CONTEXT, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="tokenswarm")
+def main() -> None:
+    """Load testing of LLM servers that share a GPU: tok/s, P95 and VRAM on one time line."""
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    metavar="TARGET=URL",
+    help="Another address for a target of the scenario; repeatable.",
+)
+@click.option("--users", type=click.IntRange(1), help="Closed loop with so many users.")
+@click.option("--rate", type=float, help="Open loop with so many requests a second in all.")
+@click.option("--duration", "duration_s", type=float, metavar="S", help="Seconds of load.")
+@click.option("--max-requests", type=click.IntRange(1), help="End after so many requests.")
+@click.option("--seed", type=int, help="Another seed: another sequence of requests.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Worker processes beside the master; 0: one process does it all.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Run directories are made here.",
+)
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="EXPR",
+    help="Exit with 1 unless EXPR holds, as 'swaps.count < 5'; repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
+def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | None,
+        duration_s: float | None, max_requests: int | None, seed: int | None, workers: int,
+        out: Path, gates: tuple[str, ...], dry_run: bool) -> None:  # fmt: skip
+    """Run SCENARIO against its servers and leave a run directory with report.html.
+
+    \b
+    tokenswarm run scenarios/three-models-ollama.yaml --url box=http://gpu:11434
+    tokenswarm run scenarios/open-loop.yaml --rate 4 --duration 300 --workers 2
+    tokenswarm run scenarios/demo.yaml --gate 'models.tinyllama.ttft_s.p95 < 0.5'
+    """
+    from tokenswarm.command import RunCommand
+
+    command = RunCommand(scenario, urls, users, rate, duration_s, max_requests, seed, workers,
+                         out, gates)  # fmt: skip
+    if dry_run:
+        click.echo(command.plan(), nl=False)
+        return
+    _become(command.argv())
+
+
+@main.command(epilog=EXIT_CODES)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--duration", "duration_s", type=float, metavar="S", help="Seconds of load.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+def demo(workers: int, duration_s: float | None, out: Path) -> None:
+    """Show the whole story on a simulated GPU: three models, room for two, swaps all the time."""
+    from tokenswarm.command import run_demo
+
+    sys.exit(run_demo(workers, duration_s, out))
+
+
+@main.command()
+@click.argument("profile")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=11434, show_default=True, help="0: any free one.")
+@click.option("--control-port", type=int, default=0, show_default=True)
+@click.option("--truth", type=click.Path(path_type=Path), help="Write the ground truth here.")
+@click.option(
+    "--speed", type=float, default=1.0, show_default=True, help="Time runs so much faster."
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+def sim(profile: str, host: str, port: int, control_port: int, truth: Path | None,
+        speed: float, seed: int) -> None:  # fmt: skip
+    """Serve a simulated GPU with an Ollama-like server: PROFILE is a name or a YAML file.
+
+    \b
+    tokenswarm sim rtx5090
+    tokenswarm sim rtx5090-crowded --port 0 --truth truth.jsonl --speed 4
+    """
+    from tokenswarm.command import serve_sim
+
+    serve_sim(profile, host, port, control_port, truth, speed, seed)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="EXPR",
+    help="Exit with 1 unless EXPR over summary.json holds; repeatable.",
+)
+def report(run_dir: Path, gates: tuple[str, ...]) -> None:
+    """Make summary.json and report.html of RUN_DIR again; finishes a run that was killed."""
+    from tokenswarm.command import make_report
+
+    sys.exit(make_report(run_dir, list(gates)))
+
+
+@main.command()
+@click.argument("scenario", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    metavar="TARGET=URL",
+    help="Another address for a target of the scenario; repeatable.",
+)
+@click.option("--influx-url", help="Also check this InfluxDB.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+def doctor(scenario: Path | None, urls: tuple[str, ...], influx_url: str | None,
+           out: Path) -> None:  # fmt: skip
+    """Check targets, models, GPU, database, clock and limits, and say what to do."""
+    from tokenswarm.command import run_doctor
+
+    sys.exit(run_doctor(scenario, urls, influx_url, out))
+
+
+def _become(argv: list[str]) -> NoReturn:
+    """Replace this process: signals, exit code and terminal belong to the run alone."""
+    sys.stdout.flush()
+    os.execv(argv[0], argv)

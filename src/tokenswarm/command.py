@@ -1,0 +1,108 @@
+"""What the command line's commands do, between parsing and the parts that do the work."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenswarm.scenario.load import load, override, resolve
+from tokenswarm.scenario.model import Scenario
+from tokenswarm.scenario.urls import target_urls
+
+HERE = Path(__file__).parent
+MIX = HERE / "load" / "locustfile" / "mix.py"
+
+
+@dataclass(frozen=True, slots=True)
+class RunCommand:
+    """`tokenswarm run`: the scenario with its overrides, and Locust's command line for it."""
+
+    scenario: Path
+    urls: Sequence[str] = ()
+    users: int | None = None
+    rate: float | None = None
+    duration_s: float | None = None
+    max_requests: int | None = None
+    seed: int | None = None
+    workers: int = 0
+    out: Path = Path("runs")
+    gates: Sequence[str] = ()
+
+    def resolved(self) -> Scenario:
+        """The scenario as it will be played; UsageError when it cannot be."""
+        return override(
+            resolve(load(self.scenario), self.scenario.parent),
+            urls=target_urls(self.urls),
+            users=self.users,
+            rate=self.rate,
+            duration_s=self.duration_s,
+            max_requests=self.max_requests,
+            seed=self.seed,
+            gates=list(self.gates),
+        )
+
+    def argv(self) -> list[str]:
+        """Locust's command line; what is wrong is said here rather than inside Locust."""
+        self.resolved()
+        argv = [sys.executable, "-m", "locust", "-f", str(MIX), "--headless", "--only-summary"]
+        argv += ["--loglevel", "WARNING", "--only-tokenswarm"]
+        argv += ["--scenario", str(self.scenario), "--runs-dir", str(self.out)]
+        for flag, value in self._flags():
+            argv += [flag, str(value)]
+        return [*argv, "--closed"] if self.users is not None else argv
+
+    def _flags(self) -> list[tuple[str, object]]:
+        optional = [
+            ("--users", self.users),
+            ("--rate", self.rate),
+            ("--duration", self.duration_s),
+            ("--max-requests", self.max_requests),
+            ("--seed", self.seed),
+            ("--processes", self.workers or None),
+        ]
+        given: list[tuple[str, object]] = [(f, v) for f, v in optional if v is not None]
+        given += [("--target-url", url) for url in self.urls]
+        return given + [("--gate", gate) for gate in self.gates]
+
+
+def run_demo(scenario: Path, workers: int, duration_s: float | None, out: Path) -> int:
+    """Serve the simulated box, play the demo against it, end it; the run's exit code."""
+    from tokenswarm.sim.process import start
+
+    print("A simulated GPU with room for two of three models (profile rtx5090-crowded):")
+    sys.stdout.flush()
+    with start("rtx5090-crowded") as box:
+        command = RunCommand(
+            scenario,
+            urls=[f"box={box.ollama_url}"],
+            duration_s=duration_s,
+            workers=workers,
+            out=out,
+        )
+        return subprocess.run(command.argv(), check=False).returncode
+
+
+def make_report(run_dir: Path, gates: Sequence[str]) -> int:
+    """Analyse `run_dir`, write summary.json and report.html, print the table; the exit code."""
+    from tokenswarm.report.run import report
+    from tokenswarm.report.terminal import render
+    from tokenswarm.store.rundir import RunDir
+
+    run = RunDir.open(run_dir)
+    summary = report(run, gates)
+    sys.stdout.write(render(summary))
+    print(f"\nreport: {run.report}")
+    return {"good": 0, "gate_failed": 1}.get(summary.verdict, 3)
+
+
+def run_doctor(
+    scenario: Path | None, urls: Sequence[str], influx_url: str | None, out: Path
+) -> int:
+    """Print every check with its remedy; 2 when one failed."""
+    from tokenswarm.doctor import checks, render
+
+    played = RunCommand(scenario, urls=urls).resolved() if scenario else None
+    text, code = render(checks(played, influx_url=influx_url, runs=out))
+    print(text)
+    return code

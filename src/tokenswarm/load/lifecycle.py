@@ -1,0 +1,50 @@
+"""tokenswarm's place in Locust's life: options at the start, one Master or Worker a process."""
+
+from locust import events
+
+import logging
+import sys
+from typing import Any
+
+from tokenswarm.errors import TokenswarmError
+from tokenswarm.load.master import Master
+from tokenswarm.load.options import add_arguments, scenario_of, users_of
+from tokenswarm.load.worker import Worker
+
+REPORT_S = 1.0
+
+
+def install() -> None:
+    """Hook into Locust; called once, when tokenswarm.load is imported."""
+    events.init_command_line_parser.add_listener(add_arguments)
+    events.init.add_listener(_on_init)
+
+
+def _on_init(environment: Any, runner: Any, **_: Any) -> None:
+    from locust import runners
+
+    sys.setswitchinterval(0.0005)  # the spool's thread must not hold up the hub's time stamps
+    runners.WORKER_REPORT_INTERVAL = REPORT_S
+    if isinstance(runner, runners.WorkerRunner):
+        environment.tokenswarm = Worker(environment, runner)
+        return
+    try:
+        _default_users(environment.parsed_options)
+    except TokenswarmError as e:
+        sys.stderr.write(f"tokenswarm: {e}\n")
+        sys.exit(e.exit_code)
+    if environment.parsed_options.only_tokenswarm:
+        logging.getLogger("locust.stats_logger").disabled = True
+    local = isinstance(runner, runners.LocalRunner)
+    environment.tokenswarm = Master(environment, runner, local=local)
+
+
+def _default_users(options: Any) -> None:
+    """Users and spawn rate from the scenario unless the command line gave them."""
+    scenario = scenario_of(options)
+    if scenario is None:
+        return
+    if options.num_users is None:
+        options.num_users = users_of(scenario)
+    if options.spawn_rate is None:
+        options.spawn_rate = options.num_users

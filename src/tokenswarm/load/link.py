@@ -1,0 +1,105 @@
+"""A worker's records on their way to the master's run directory: numbered, acknowledged frames.
+
+A worker that shares the master's file system writes straight into the run directory. Any other
+keeps its own spool and sends its frames as Locust messages; the master appends what it does not
+have yet (by source and sequence number) and acknowledges; what is not acknowledged is sent again.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import gevent
+
+from tokenswarm.store.frame import Frame
+from tokenswarm.store.spool import Position, Writer, follow
+
+BATCH = "tokenswarm-batch"
+ACK = "tokenswarm-ack"
+WINDOW_FRAMES = 16
+RESEND_S = 5.0
+LOOK_S = 0.25
+
+
+def shared(run_dir: str, nonce: str) -> bool:
+    """The master's run directory is this host's too: its nonce is there."""
+    try:
+        return (Path(run_dir) / "spool" / ".nonce").read_text() == nonce
+    except OSError:
+        return False
+
+
+class FrameSender:
+    """Follows a worker's own spool and sends its frames until all are acknowledged."""
+
+    def __init__(self, runner: Any, run_id: str, spool: Path, source: str) -> None:
+        self._runner, self._run_id, self._source = runner, run_id, source
+        self._spool, self._position = spool, Position()
+        self._unacknowledged: dict[int, Frame] = {}
+        self._sent_at = perf_counter()
+        self.acknowledged = 0
+        self._greenlet: Any = gevent.spawn(self._loop)
+
+    def acknowledge(self, next_seq: int) -> None:
+        """The master has every row before `next_seq`."""
+        self.acknowledged = max(self.acknowledged, next_seq)
+        for first_seq, frame in list(self._unacknowledged.items()):
+            if frame.end <= self.acknowledged:
+                del self._unacknowledged[first_seq]
+
+    def finish(self, rows: int, timeout_s: float) -> bool:
+        """Wait until `rows` rows are acknowledged; False when the time ran out before."""
+        until = perf_counter() + timeout_s
+        while self.acknowledged < rows and perf_counter() < until:
+            gevent.sleep(0.02)
+        self._greenlet.kill(block=False)
+        return self.acknowledged >= rows
+
+    def _loop(self) -> None:
+        while True:
+            self._send_new()
+            if self._unacknowledged and perf_counter() - self._sent_at > RESEND_S:
+                for first_seq in sorted(self._unacknowledged):
+                    self._send(self._unacknowledged[first_seq])
+            gevent.sleep(LOOK_S)
+
+    def _send_new(self) -> None:
+        for frame in follow(self._spool, self._position, self._source):
+            while len(self._unacknowledged) >= WINDOW_FRAMES:
+                gevent.sleep(LOOK_S)
+            self._unacknowledged[frame.first_seq] = frame
+            self._send(frame)
+
+    def _send(self, frame: Frame) -> None:
+        self._sent_at = perf_counter()
+        data = {"run_id": self._run_id, "source": self._source, "frame": frame.data}
+        self._runner.send_message(BATCH, data)
+
+
+class FrameReceiver:
+    """The master's side: appends frames of every linked worker to the run's spool."""
+
+    def __init__(self, runner: Any, run_id: str, spool: Path) -> None:
+        self._runner, self._run_id, self._spool = runner, run_id, spool
+        self._sources: dict[str, Writer] = {}
+
+    def take(self, client_id: str, data: dict[str, Any]) -> None:
+        """Append a frame unless it is known, and acknowledge what is held so far."""
+        if data["run_id"] != self._run_id:
+            return
+        source = data["source"]
+        if source not in self._sources:
+            self._sources[source] = Writer(self._spool, source)
+        next_seq = self._sources[source].append_frame(data["frame"])
+        self._runner.send_message(
+            ACK, {"run_id": self._run_id, "source": source, "next_seq": next_seq}, client_id
+        )
+
+    @property
+    def linked(self) -> list[str]:
+        """Sources whose frames came over the link."""
+        return sorted(self._sources)
+
+    def close(self) -> None:
+        for writer in self._sources.values():
+            writer.close()

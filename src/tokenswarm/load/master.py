@@ -1,0 +1,297 @@
+"""The side of a run that starts and ends it: a Locust master, or a single local process."""
+
+import logging
+import platform
+import secrets
+import socket
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+
+from tokenswarm import __version__
+from tokenswarm.clock import new_run_id, slug
+from tokenswarm.engines.probe import target_headers
+from tokenswarm.errors import TokenswarmError
+from tokenswarm.load import link
+from tokenswarm.load.generator import Generator
+from tokenswarm.load.live import LiveLine
+from tokenswarm.load.meter import Totals
+from tokenswarm.load.options import scenario_of
+from tokenswarm.load.prepare import Prepared, prepare
+from tokenswarm.load.reporter import finish_run
+from tokenswarm.load.sampler import SamplerProcess
+from tokenswarm.load.start import RunStart
+from tokenswarm.load.worker import DRAIN, DRAINED, START
+from tokenswarm.scenario.dryrun import digest
+from tokenswarm.scenario.load import to_dict
+from tokenswarm.scenario.model import Scenario
+from tokenswarm.store.rundir import Manifest, RunDir
+from tokenswarm.telemetry.source import GpuSource, resolve_source
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DRAIN_S = 300.0
+WORKER_GRACE_S = 90.0
+
+
+class Run:
+    """One run between test_start and test_stop, as its master sees it."""
+
+    def __init__(self, run: RunDir, manifest: Manifest, scenario: Scenario | None) -> None:
+        self.dir, self.manifest, self.scenario = run, manifest, scenario
+        self.totals = Totals()
+        self.drained: dict[str, dict[str, Any]] = {}  # by Locust's client id
+        self.exhausted: set[str] = set()
+        self.start: RunStart | None = None
+        self.receiver: link.FrameReceiver | None = None
+        self.sampler: SamplerProcess | None = None
+        self.live: LiveLine | None = None
+        self.stopping = False
+
+    @property
+    def drain_s(self) -> float:
+        return self.scenario.drain_s if self.scenario else DEFAULT_DRAIN_S
+
+
+class Master:
+    """Mints runs and ends them; with a LocalRunner it also holds the only Generator."""
+
+    def __init__(self, environment: Any, runner: Any, *, local: bool) -> None:
+        self._environment, self._runner, self._local = environment, runner, local
+        self._options: Namespace = environment.parsed_options
+        self.generator: Generator | None = None
+        self.run: Run | None = None
+        self.exit_code: int | None = None
+        events = environment.events
+        events.test_start.add_listener(self._on_start)
+        events.test_stopping.add_listener(self._on_stopping)
+        events.test_stop.add_listener(self._on_stop)
+        events.quitting.add_listener(self._on_quitting)
+        if not local:
+            events.worker_report.add_listener(self._on_report)
+            events.worker_connect.add_listener(self._on_worker)
+            runner.register_message(link.BATCH, self._on_batch)
+            runner.register_message(DRAINED, self._on_drained)
+
+    # -- start
+    def _on_start(self, environment: Any, **_: Any) -> None:
+        try:
+            self._begin()
+        except TokenswarmError as e:
+            self._refuse(e)
+
+    def _begin(self) -> None:
+        scenario = scenario_of(self._options, self._runner.target_user_count)
+        prepared = prepare(scenario) if scenario else Prepared({}, {}, [])
+        self.run = run = self._new_run(scenario, prepared)
+        run.start = self._run_start(run, prepared)
+        source = self._start_sampler(run, prepared)
+        run.dir.write_manifest(run.manifest)
+        if self._local:
+            self.generator = Generator(run.start, run.dir.spool, "w0", 0, 1)
+        else:
+            run.receiver = link.FrameReceiver(self._runner, run.manifest.run_id, run.dir.spool)
+            self._runner.send_message(START, run.start.to_wire())
+        if not self._options.no_live:
+            gpu = f"gpu-{run.manifest.host}" if source.kind != "none" else None
+            run.live = LiveLine(run.totals, run.dir.spool, gpu)
+        gevent.spawn(self._watch, run)
+
+    def _new_run(self, scenario: Scenario | None, prepared: Prepared) -> Run:
+        t0_unix_ns = time.time_ns()
+        run_dir = RunDir.create(Path(self._options.runs_dir).absolute(), new_run_id(t0_unix_ns))
+        manifest = Manifest(
+            run_id=run_dir.path.name,
+            t0_unix_ns=t0_unix_ns,
+            tokenswarm=__version__,
+            python=platform.python_version(),
+            platform=platform.platform(),
+            host=slug(socket.gethostname()),
+            argv=sys.argv[1:],
+            scenario=without_secrets(to_dict(scenario)) if scenario else None,
+            scenario_file=self._options.scenario or None,
+            scenario_sha256=digest(scenario) if scenario else None,
+            seed=scenario.seed if scenario else None,
+            simulated=any(e.simulated for e in prepared.engines.values()),
+            targets={n: msgspec.to_builtins(e) for n, e in prepared.engines.items()},
+            notes=prepared.notes,
+        )
+        return Run(run_dir, manifest, scenario)
+
+    def _run_start(self, run: Run, prepared: Prepared) -> RunStart:
+        nonce = secrets.token_hex(16)
+        (run.dir.spool / ".nonce").write_text(nonce)
+        ready = [] if self._local else [c.id for c in self._runner.clients.ready]
+        return RunStart(
+            run_id=run.manifest.run_id,
+            t0_unix_ns=run.manifest.t0_unix_ns,
+            run_dir=str(run.dir.path),
+            nonce=nonce,
+            scenario=to_dict(run.scenario) if run.scenario else None,
+            engines=prepared.engines,
+            vocabularies=prepared.vocabularies,
+            shares={client_id: rank for rank, client_id in enumerate(ready)},
+        )
+
+    def _start_sampler(self, run: Run, prepared: Prepared) -> GpuSource:
+        scenario = run.scenario
+        if scenario is None:
+            return GpuSource("none", None, "no scenario names a target")
+        wanted = scenario.telemetry.gpu.source
+        source = resolve_source(wanted, list(prepared.engines.values()))
+        run.manifest.telemetry = {"gpu": msgspec.to_builtins(source)}
+        config = sampler_config(run, scenario, prepared, source)
+        run.sampler = SamplerProcess(config)
+        return source
+
+    def _refuse(self, error: TokenswarmError) -> None:
+        """The run cannot start: say so, and end a headless run with the exit code for it."""
+        self.run = self.generator = None
+        sys.stderr.write(f"tokenswarm: {error}\n")
+        self.exit_code = error.exit_code
+        self._runner.log_exception("master", f"tokenswarm: {error}", "")
+        gevent.spawn(self._runner.quit if self._options.headless else self._runner.stop)
+
+    # -- while it runs
+    def _watch(self, run: Run) -> None:
+        """End the load after the scenario's duration, or when every request was sent."""
+        limit_s = run.scenario.duration_s if run.scenario else None
+        if self._options.run_time:
+            limit_s = None  # Locust's own --run-time ends the run
+        began = time.monotonic()
+        while self.run is run and not run.stopping:
+            gevent.sleep(0.1)
+            if self.generator is not None:
+                run.totals.report("w0", self.generator.totals())
+            over = limit_s is not None and time.monotonic() - began >= limit_s
+            if over or self._all_exhausted(run):
+                (self._runner.quit if self._options.headless else self._runner.stop)()
+                return
+
+    def _all_exhausted(self, run: Run) -> bool:
+        if self.generator is not None:
+            return self.generator.exhausted
+        workers = {c.id for c in self._runner.clients.all if c.state != "missing"}
+        return bool(workers) and workers <= run.exhausted
+
+    def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
+        said = data.get("tokenswarm")
+        if self.run is None or said is None or said["run_id"] != self.run.manifest.run_id:
+            return
+        self.run.totals.report(client_id, said["models"])
+        if said["exhausted"]:
+            self.run.exhausted.add(client_id)
+
+    def _on_worker(self, client_id: str, **_: Any) -> None:
+        run = self.run
+        if run is not None and run.start is not None and not run.stopping:
+            self._runner.send_message(START, run.start.to_wire(), client_id)
+
+    def _on_batch(self, environment: Any, msg: Any, **_: Any) -> None:
+        if self.run is not None and self.run.receiver is not None:
+            self.run.receiver.take(msg.node_id, msg.data)
+
+    def _on_drained(self, environment: Any, msg: Any, **_: Any) -> None:
+        if self.run is not None and msg.data["run_id"] == self.run.manifest.run_id:
+            self.run.drained[msg.node_id] = msg.data
+
+    # -- end
+    def _on_stopping(self, environment: Any, **_: Any) -> None:
+        run = self.run
+        if run is None:
+            return
+        if run.stopping:
+            return
+        run.stopping = True
+        run.manifest.load_end_unix_ns = time.time_ns()
+        try:
+            self._drain(run)
+        except KeyboardInterrupt:
+            sys.stderr.write("\ntokenswarm: interrupted while draining, what is left is cut\n")
+
+    def _drain(self, run: Run) -> None:
+        if self.generator is not None:
+            drained = self.generator.drain(run.drain_s)
+            run.manifest.ended[drained.source] = drained.rows
+            run.manifest.routes[drained.source] = "shared"
+            run.totals.report("w0", self.generator.totals())
+        elif not self._local:
+            self._drain_workers(run)
+
+    def _drain_workers(self, run: Run) -> None:
+        self._runner.send_message(DRAIN, {"drain_s": run.drain_s})
+        until = time.monotonic() + run.drain_s + WORKER_GRACE_S
+        while self._undrained(run) and time.monotonic() < until:
+            gevent.sleep(0.05)
+        for said in run.drained.values():
+            if said["complete"]:
+                run.manifest.ended[said["source"]] = said["rows"]
+            run.manifest.routes[said["source"]] = said["route"]
+
+    def _undrained(self, run: Run) -> set[str]:
+        alive = {c.id for c in self._runner.clients.all if c.state != "missing"}
+        return alive - set(run.drained)
+
+    def _on_stop(self, environment: Any, **_: Any) -> None:
+        run, self.run, self.generator = self.run, None, None
+        if run is None:
+            return
+        if run.live is not None:
+            run.live.close()
+        if run.receiver is not None:
+            run.receiver.close()
+        if run.sampler is not None:
+            run.sampler.end()
+        run.manifest.end_unix_ns = time.time_ns()
+        run.dir.write_manifest(run.manifest)
+        self.exit_code = finish_run(run.dir.path, self._options.gate)
+
+    def _on_quitting(self, environment: Any, **_: Any) -> None:
+        """Locust decides its exit code right after this: have ours ready by then."""
+        if self._local and self.run is not None:
+            self._runner.stop()
+        explicit = environment.process_exit_code is not None
+        if not explicit and self.exit_code is not None:
+            environment.process_exit_code = self.exit_code
+
+
+def without_secrets(scenario: dict[str, Any]) -> dict[str, Any]:
+    """`scenario` for the manifest: the values of headers may be credentials."""
+    targets = {
+        name: {**target, "headers": dict.fromkeys(target.get("headers", {}), "hidden")}
+        for name, target in scenario["targets"].items()
+    }
+    return {**scenario, "targets": targets}
+
+
+def sampler_config(
+    run: Run, scenario: Scenario, prepared: Prepared, source: GpuSource
+) -> dict[str, Any]:
+    """What the sampler process is told on its standard input."""
+    return {
+        "run_id": run.manifest.run_id,
+        "t0_unix_ns": run.manifest.t0_unix_ns,
+        "spool": str(run.dir.spool),
+        "host": run.manifest.host,
+        "gpu": {
+            "source": source.kind,
+            "interval_s": scenario.telemetry.gpu.interval_s,
+            "control_url": source.control_url,
+        },
+        "engines": [
+            {
+                "target": name,
+                "engine": prepared.engines[name].engine,
+                "url": target.url,
+                "headers": target_headers(target.headers, target.api_key_env),
+                "models": {m.model: m.name for m in scenario.models if m.target == name},
+            }
+            for name, target in scenario.targets.items()
+        ],
+        "engine_interval_s": scenario.telemetry.engine.interval_s,
+    }

@@ -1,0 +1,132 @@
+"""tokenswarm's options on Locust's command line, and what they make of a scenario."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tokenswarm.scenario.load import load, override, resolve
+from tokenswarm.scenario.model import ClosedLoad, Scenario
+from tokenswarm.scenario.urls import target_urls
+
+
+def add_arguments(parser: Any) -> None:
+    """Add tokenswarm's group; Locust's own servers listen on loopback unless told otherwise."""
+    group = parser.add_argument_group("tokenswarm", "options of tokenswarm's locustfiles")
+    add = group.add_argument
+    add(
+        "--scenario",
+        metavar="FILE",
+        default="",
+        env_var="TOKENSWARM_SCENARIO",
+        include_in_web_ui=False,
+        help="scenario file (YAML) that MixUser plays",
+    )
+    add(
+        "--runs-dir",
+        metavar="DIR",
+        default="runs",
+        env_var="TOKENSWARM_RUNS_DIR",
+        include_in_web_ui=False,
+        help="run directories are made here (default: runs)",
+    )
+    add(
+        "--target-url",
+        metavar="TARGET=URL",
+        action="append",
+        default=[],
+        include_in_web_ui=False,
+        help="another address for a target of the scenario; repeatable",
+    )
+    add(
+        "--rate",
+        type=float,
+        default=None,
+        include_in_web_ui=False,
+        help="requests a second in all: makes the load an open loop",
+    )
+    add(
+        "--closed",
+        action="store_true",
+        include_in_web_ui=False,
+        help="play a closed loop of --users, whatever the scenario says",
+    )
+    add(
+        "--duration",
+        type=float,
+        default=None,
+        metavar="S",
+        include_in_web_ui=False,
+        help="seconds of load, instead of the scenario's duration_s",
+    )
+    add(
+        "--max-requests",
+        type=int,
+        default=None,
+        include_in_web_ui=False,
+        help="end after so many requests in all",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=None,
+        include_in_web_ui=False,
+        help="another seed: another sequence of requests",
+    )
+    add(
+        "--gate",
+        metavar="EXPR",
+        action="append",
+        default=[],
+        include_in_web_ui=False,
+        help="also fail (exit code 1) unless EXPR over summary.json holds; repeatable",
+    )
+    add(
+        "--no-live",
+        action="store_true",
+        include_in_web_ui=False,
+        help="no line of live progress on stderr",
+    )
+    add(
+        "--only-tokenswarm",
+        action="store_true",
+        include_in_web_ui=False,
+        help="leave out Locust's own tables at the end",
+    )
+    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")  # fmt: skip
+
+
+def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None:
+    """The scenario that `options` name, overrides applied; None without --scenario.
+
+    `users` is how many Locust users there will be: a closed loop's users, and in an open loop
+    the cap on requests in flight, which the scenario then has as its own.
+    """
+    if not getattr(options, "scenario", ""):
+        return None
+    path = Path(options.scenario)
+    scenario = override(
+        resolve(load(path), path.parent),
+        urls=target_urls(options.target_url),
+        users=users if options.closed else None,
+        rate=options.rate,
+        duration_s=options.duration,
+        max_requests=options.max_requests,
+        seed=options.seed,
+        gates=options.gate,
+    )
+    return scenario if users is None else with_users(scenario, users)
+
+
+def with_users(scenario: Scenario, users: int) -> Scenario:
+    """`scenario` as it is with so many Locust users."""
+    load = scenario.load
+    field = "users" if isinstance(load, ClosedLoad) else "max_in_flight"
+    return msgspec.structs.replace(scenario, load=msgspec.structs.replace(load, **{field: users}))
+
+
+def users_of(scenario: Scenario) -> int:
+    """How many Locust users a scenario needs: its users, or the cap on requests in flight."""
+    load = scenario.load
+    return load.users if isinstance(load, ClosedLoad) else load.max_in_flight

@@ -1,0 +1,23 @@
+"""At the end of a run: analysis and report, in a process that gevent never touched."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tokenswarm.errors import EXIT_NOT_VALID
+
+
+def finish_run(run_dir: Path, gates: list[str]) -> int:
+    """Run `tokenswarm report` on `run_dir`, its table on our stdout; its exit code."""
+    argv = [sys.executable, "-m", "tokenswarm", "report", str(run_dir)]
+    for gate in gates:
+        argv += ["--gate", gate]
+    sys.stdout.flush()
+    code = subprocess.run(argv, check=False).returncode
+    if code < 0:
+        sys.stderr.write(
+            f"tokenswarm: the report of {run_dir} was ended by signal {-code}; "
+            f"run `tokenswarm report {run_dir}` again\n"
+        )
+        return EXIT_NOT_VALID
+    return code

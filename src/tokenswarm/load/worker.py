@@ -1,0 +1,153 @@
+"""A generator process that follows a Locust master."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult
+
+from tokenswarm.load import link
+from tokenswarm.load.generator import Drained, Generator
+from tokenswarm.load.start import RunStart
+from tokenswarm.store.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+START = "tokenswarm-start"
+DRAIN = "tokenswarm-drain"
+DRAINED = "tokenswarm-drained"
+MASTER_LOST_S = 5.0
+ORPHAN_DRAIN_S = 10.0
+LINK_END_S = 60.0
+LATE_SHARE = 1_000_000_000
+
+
+class Worker:
+    """Starts a Generator when the master says so, drains it when the master or Locust does."""
+
+    def __init__(self, environment: Any, runner: Any) -> None:
+        self._environment, self._runner = environment, runner
+        self.generator: Generator | None = None
+        self._sender: link.FrameSender | None = None
+        self._drained: AsyncResult | None = None
+        self._parent = os.getppid()
+        runner.register_message(START, self._on_start)
+        runner.register_message(DRAIN, self._on_drain, concurrent=True)
+        runner.register_message(link.ACK, self._on_ack)
+        events = environment.events
+        events.report_to_master.add_listener(self._on_report)
+        events.test_stopping.add_listener(self._on_stopping)
+        gevent.spawn(self._watch_master)
+        self._take_sigint()
+
+    # -- messages of the master
+    def _on_start(self, environment: Any, msg: Any, **_: Any) -> None:
+        start = RunStart.from_wire(msg.data)
+        if self.generator is not None and self.generator.start.run_id == start.run_id:
+            return
+        self._end(0.0)
+        worker = f"w{max(self._runner.worker_index, 0)}"
+        shared = link.shared(start.run_dir, start.nonce)
+        folder = Path(start.run_dir) if shared else self._own_folder(start)
+        rank = start.shares.get(self._runner.client_id)
+        first = rank if rank is not None else LATE_SHARE * (self._runner.worker_index + 1)
+        step = len(start.shares) if rank is not None else 1
+        self._drained = None
+        self.generator = Generator(start, folder / "spool", worker, first, step)
+        self._sender = None
+        if not shared:
+            self._sender = link.FrameSender(self._runner, start.run_id, folder / "spool", worker)
+
+    def _on_drain(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._end(float(msg.data["drain_s"]))
+
+    def _on_ack(self, environment: Any, msg: Any, **_: Any) -> None:
+        generator, sender = self.generator, self._sender
+        if generator and sender and msg.data["run_id"] == generator.start.run_id:
+            sender.acknowledge(int(msg.data["next_seq"]))
+
+    # -- Locust's events
+    def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
+        generator = self.generator
+        if generator is not None:
+            data["tokenswarm"] = {
+                "run_id": generator.start.run_id,
+                "models": generator.totals(),
+                "exhausted": generator.exhausted,
+            }
+
+    def _on_stopping(self, environment: Any, **_: Any) -> None:
+        scenario = self.generator.scenario if self.generator else None
+        orphan = os.getppid() != self._parent
+        self._end(ORPHAN_DRAIN_S if orphan or scenario is None else scenario.drain_s)
+
+    # -- ends
+    def _end(self, drain_s: float) -> None:
+        """Drain once; whoever calls later waits for the same end."""
+        generator = self.generator
+        if generator is None:
+            return
+        if self._drained is not None:
+            self._drained.get()
+            return
+        self._drained = AsyncResult()
+        drained = generator.drain(drain_s)
+        linked = True
+        if self._sender is not None:
+            linked = self._sender.finish(drained.rows, LINK_END_S)
+        self._tell(generator, drained, linked)
+        self._drained.set(drained)
+
+    def _tell(self, generator: Generator, drained: Drained, linked: bool) -> None:
+        route = "link" if self._sender else "shared"
+        data = {
+            "run_id": generator.start.run_id,
+            "route": route,
+            "complete": linked,
+            "source": drained.source,
+            "rows": drained.rows,
+            "dropped": drained.dropped,
+            "cut": drained.cut,
+        }
+        try:
+            self._runner.send_message(DRAINED, data)
+        except Exception as e:  # the master is gone: the spool has everything
+            log.warning("the master did not take the end of %s: %s", drained.source, e)
+
+    def _own_folder(self, start: RunStart) -> Path:
+        runs = Path(self._environment.parsed_options.runs_dir)
+        return RunDir.create(runs, start.run_id).path
+
+    # -- a master that is lost
+    def _watch_master(self) -> None:
+        while True:
+            gevent.sleep(0.5)
+            if self._environment.parsed_options.processes and os.getppid() != self._parent:
+                log.error("the master is gone, ending")
+                self._runner.quit()
+                return
+            self._pause_without_master()
+
+    def _pause_without_master(self) -> None:
+        generator, beat = self.generator, self._runner.last_heartbeat_timestamp
+        if generator is None or beat is None or generator.stopped:
+            return
+        if generator.wall_s() - beat > MASTER_LOST_S:
+            generator.paused.clear()
+        else:
+            generator.paused.set()
+
+    def _take_sigint(self) -> None:
+        """Ctrl-C in a terminal reaches every process: while a run is on, the master decides."""
+        if not self._environment.parsed_options.processes:
+            return
+
+        def on_sigint(signum: int, frame: FrameType | None) -> None:
+            if self.generator is None or self._drained is not None:
+                signal.default_int_handler(signum, frame)
+
+        signal.signal(signal.SIGINT, on_sigint)
