@@ -261,7 +261,8 @@ class Reader:
                 continue
             for first, end in found.add(frame):
                 at = first - frame.first_seq
-                yield Batch(frame.source, first, rows[at : at + end - first])
+                new = rows if end - first == len(rows) else rows[at : at + end - first]
+                yield Batch(frame.source, first, new)
 
     def _all(self) -> Iterator[tuple[Path, Frame]]:
         for source, paths in segments(self.folder).items():

@@ -1,0 +1,345 @@
+"""Spool to Parquet and back: one file a measurement, through DuckDB.
+
+Columns are the schema's, in its order, then `spool_source` and `spool_seq` (who measured it, and
+its number there). Rows lie by time. DuckDB never reaches out: it installs and loads no extension.
+"""
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenswarm.errors import SpoolError, UsageError
+from tokenswarm.store.columns import SQL_TYPES, Column, column
+from tokenswarm.store.frame import Row
+from tokenswarm.store.inventory import Inventory
+from tokenswarm.store.row import INT64
+from tokenswarm.store.rundir import RunDir
+from tokenswarm.store.schema import MEASUREMENTS, Kind, Measurement
+from tokenswarm.store.spool import Reader
+
+# few enough rows that turning them into columns stays in the processor's cache
+PIECE_ROWS = 1_000
+PIECE_LIST_ITEMS = 250_000
+# enough rows that an INSERT's own cost does not show
+INSERT_ROWS = 20_000
+INSERT_LIST_ITEMS = 2_500_000
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build made and what it could not: rows a measurement, each source's inventory.
+
+    `refused_rows` counts rows that are not of the schema, by reason; `refused_values` values that
+    their column cannot hold (NaN, a number out of range, a wrong type) and that are missing now.
+    """
+
+    rows: dict[str, int]
+    sources: dict[str, Inventory]
+    refused_rows: dict[str, int]
+    refused_values: dict[str, int]
+    seconds: float
+
+    def notes(self) -> list[str]:
+        """One sentence for everything that is not in the files; none when all is."""
+        notes = []
+        for source, found in self.sources.items():
+            notes += [f"{source}: rows {a} to {b - 1} are missing" for a, b in found.gaps]
+            notes += [
+                f"{d.path.name}: ends at byte {d.offset}, {d.bytes_lost} more not read: {d.reason}"
+                for d in found.damages
+            ]
+        notes += [f"{n} rows not taken: {why}" for why, n in self.refused_rows.items()]
+        notes += [f"{what}: {n} values not taken" for what, n in self.refused_values.items()]
+        return notes
+
+
+def connect(scratch: Path | None = None, memory: str = "512MB") -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that stays off the network; past `memory` it spills to `scratch`."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "allow_community_extensions": "false",
+        "memory_limit": memory,
+        # object columns are text, whatever their first values look like
+        "pandas_analyze_sample": "0",
+    }
+    if scratch is not None:
+        config["temp_directory"] = str(scratch)
+    return duckdb.connect(config=config)
+
+
+def build(run: RunDir) -> BuildReport:
+    """Write every measurement in the spool as Parquet, each file replaced in one step.
+
+    SpoolError when DuckDB or the disk fails; files that were there before are whole then.
+    """
+    began = time.perf_counter()
+    reader = Reader(run.spool)
+    refused_rows: Counter[str] = Counter()
+    with _building(run) as con:
+        tables = {m.name: _Table(con, m) for m in MEASUREMENTS.values()}
+        for batch in reader.batches():
+            for seq, (name, row) in enumerate(batch.rows, batch.first_seq):
+                if name in tables:
+                    tables[name].take(row, seq)
+                else:
+                    refused_rows[f"unknown measurement {name[:60]!r}"] += 1
+            for table in tables.values():
+                table.settle(batch.source)
+        rows = {name: table.write(run) for name, table in tables.items() if table.flush()}
+    refused_values: Counter[str] = Counter()
+    for table in tables.values():
+        refused_rows += table.refused_rows
+        refused_values += table.refused_values
+    seconds = time.perf_counter() - began
+    return BuildReport(rows, reader.sources, dict(refused_rows), dict(refused_values), seconds)
+
+
+def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> int:
+    """Replace `measurement`'s file by `rows`, which `source` derived; their number.
+
+    SpoolError when a row or value is not of the schema. No rows: no file.
+    """
+    with _building(run) as con:
+        table = _Table(con, MEASUREMENTS[measurement])
+        for seq, row in enumerate(rows):
+            table.take(row, seq)
+            table.settle(source)
+        any_rows = table.flush()
+        if refused := table.refused_rows + table.refused_values:
+            raise SpoolError(f"{measurement}: not of the schema: {dict(refused)}")
+        if any_rows:
+            return table.write(run)
+    run.parquet(measurement).unlink(missing_ok=True)
+    return 0
+
+
+class _building:
+    """A connection to build with; DuckDB's errors become SpoolError at its end.
+
+    Python's cycle collector rests meanwhile: rows hold no cycles, and looking for them in
+    hundreds of thousands of lists costs a fifth of the time.
+    """
+
+    def __init__(self, run: RunDir):
+        self._run = run
+        self._con = connect(run.path / ".duckdb")
+
+    def __enter__(self) -> duckdb.DuckDBPyConnection:
+        self._collects = gc.isenabled()
+        gc.disable()
+        return self._con
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._con.close()
+        if self._collects:
+            gc.enable()
+        if isinstance(error, duckdb.Error):
+            raise SpoolError(f"{self._run.path}: cannot write Parquet: {error}") from error
+
+
+class _Table:
+    """One measurement on its way: rows, then numpy columns, then a table in DuckDB."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, measurement: Measurement):
+        self.name = measurement.name
+        self.refused_rows: Counter[str] = Counter()
+        self.refused_values: Counter[str] = Counter()
+        self._con = con
+        self._width = len(measurement.columns)
+        self._kinds = kinds(measurement)
+        self._lists = [i for i, kind in enumerate(self._kinds.values()) if kind == "ints"]
+        self._rows: list[Row] = []
+        self._seqs: list[int] = []
+        self._sources: list[str] = []
+        self._items = 0
+        self._pieces: list[list[Column]] = []
+        self._piece_rows = self._piece_items = 0
+        self._created = False
+
+    def take(self, row: Row, seq: int) -> None:
+        """Take `row` over: number `seq` of the source that the next `settle` names."""
+        self._rows.append(row)
+        self._seqs.append(seq)
+
+    def settle(self, source: str) -> None:
+        """Everything taken since the last call is `source`'s; pass on what has come together."""
+        new = len(self._rows) - len(self._sources)
+        if not new:
+            return
+        self._sources += [source] * new
+        if self._lists:
+            self._items += sum(self._weight(row) for row in self._rows[-new:])
+        if len(self._rows) >= PIECE_ROWS or self._items >= PIECE_LIST_ITEMS:
+            self._cut_piece()
+
+    def flush(self) -> bool:
+        """Hand everything to DuckDB; whether there are rows at all."""
+        if self._rows:
+            self._cut_piece()
+        if self._pieces:
+            self._insert()
+        return self._created
+
+    def write(self, run: RunDir) -> int:
+        """Write the file, in order of time, and drop the table; the number of rows."""
+        path = run.parquet(self.name)
+        partial = path.with_name(path.name + ".part")
+        order = "time_ns, spool_source, spool_seq"
+        copied = self._con.execute(
+            f'COPY (SELECT * FROM "{self.name}" ORDER BY {order}) TO {quoted(partial)} '
+            "(FORMAT parquet, USE_TMP_FILE false)"
+        ).fetchone()
+        self._con.execute(f'DROP TABLE "{self.name}"')
+        partial.replace(path)
+        return int(copied[0]) if copied else 0
+
+    def _weight(self, row: Row) -> int:
+        """Items in the lists of a row."""
+        return sum(len(row[i]) for i in self._lists if i < len(row) and type(row[i]) is list)
+
+    def _cut_piece(self) -> None:
+        """Turn the rows at hand into columns, counting what the columns refuse."""
+        self._refuse_misshapen()
+        columns = [*zip(*self._rows, strict=True), self._sources, self._seqs]
+        piece = []
+        if self._rows:
+            for (name, kind), values in zip(self._kinds.items(), columns, strict=True):
+                piece.append(column(kind, values))
+                if piece[-1].refused:
+                    self.refused_values[f"{self.name}.{name}"] += piece[-1].refused
+            self._pieces.append(piece)
+        self._piece_rows += len(self._rows)
+        self._piece_items += self._items
+        self._rows, self._seqs, self._sources, self._items = [], [], [], 0
+        if self._piece_rows >= INSERT_ROWS or self._piece_items >= INSERT_LIST_ITEMS:
+            self._insert()
+
+    def _refuse_misshapen(self) -> None:
+        """Drop rows of another length and rows without a time, counted by reason."""
+        widths = set(map(len, self._rows))
+        if widths == {self._width} and set(map(type, map(itemgetter(0), self._rows))) == {int}:
+            return
+        kept = []
+        for row, seq, source in zip(self._rows, self._seqs, self._sources, strict=True):
+            if len(row) != self._width:
+                self.refused_rows[f"{self.name}: {len(row)} values, want {self._width}"] += 1
+            elif type(row[0]) is not int or row[0] not in INT64:
+                self.refused_rows[f"{self.name}: no time in its first value"] += 1
+            else:
+                kept.append((row, seq, source))
+        self._rows = [row for row, _, _ in kept]
+        self._seqs = [seq for _, seq, _ in kept]
+        self._sources = [source for _, _, source in kept]
+
+    def _insert(self) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        terms = []
+        for i, (name, kind) in enumerate(self._kinds.items()):
+            arrays[f"v{i}"] = np.concatenate([piece[i].data for piece in self._pieces])
+            missing = np.concatenate([piece[i].missing for piece in self._pieces])
+            term = f"""from_json(v{i}, '["INTEGER"]')""" if kind == "ints" else f"v{i}"
+            if missing.any() and kind in ("float", "int", "bool"):
+                arrays[f"m{i}"] = missing
+                term = f"CASE WHEN m{i} THEN NULL ELSE v{i} END"
+            terms.append(f'{term} AS "{name}"')
+        self._pieces, self._piece_rows, self._piece_items = [], 0, 0
+        self._store(arrays, ", ".join(terms))
+
+    def _store(self, arrays: dict[str, NDArray[Any]], terms: str) -> None:
+        if not self._created:
+            self._con.execute(f'CREATE TABLE "{self.name}" ({_declared(self._kinds)})')
+            self._created = True
+        self._con.register("arrays", arrays)
+        self._con.execute(f'INSERT INTO "{self.name}" SELECT {terms} FROM arrays')
+        self._con.unregister("arrays")
+
+
+def kinds(measurement: Measurement) -> dict[str, Kind]:
+    """The columns of a measurement's file and their kinds, in order."""
+    found: dict[str, Kind] = {"time_ns": "int"}
+    found |= dict.fromkeys(measurement.tags, "str")
+    found |= {f.name: f.kind for f in measurement.fields}
+    return found | {"spool_source": "str", "spool_seq": "int"}
+
+
+def read(
+    run: RunDir,
+    measurement: str,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    parameters: Sequence[object] = (),
+) -> dict[str, NDArray[Any]]:
+    """Columns of a measurement by time, each (rows,); all of them unless named.
+
+    Numbers and booleans are masked arrays, masked where missing. Text and lists are object
+    arrays, None where missing. `where` is an SQL condition with `?` for `parameters`. A
+    measurement without a file has no rows. UsageError: an unknown column.
+    """
+    m = MEASUREMENTS[measurement]
+    wanted = list(kinds(m)) if columns is None else list(columns)
+    if unknown := [c for c in wanted if c not in kinds(m)]:
+        raise UsageError(f"{measurement} has no column {unknown}; it has {list(kinds(m))}")
+    names = ", ".join(f'"{c}"' for c in wanted)
+    condition = f"WHERE {where}" if where else ""
+    order = "ORDER BY time_ns, spool_source, spool_seq"
+    sql = f"SELECT {names} FROM ({_selection(run, m)}) {condition} {order}"
+    with connect(run.path / ".duckdb") as con:
+        return fetch(con, sql, parameters)
+
+
+def query(run: RunDir, sql: str, parameters: Sequence[object] = ()) -> dict[str, NDArray[Any]]:
+    """The result of `sql` over a run's measurements, each a view; arrays as `read` gives them."""
+    with views(run) as con:
+        return fetch(con, sql, parameters)
+
+
+def views(run: RunDir) -> duckdb.DuckDBPyConnection:
+    """A connection with a view for every measurement, empty where there is no file."""
+    con = connect(run.path / ".duckdb")
+    for m in MEASUREMENTS.values():
+        con.execute(f'CREATE VIEW "{m.name}" AS {_selection(run, m)}')
+    return con
+
+
+def fetch(
+    con: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()
+) -> dict[str, NDArray[Any]]:
+    """Run `sql` and give its columns as `read` does."""
+    found = con.execute(sql, list(parameters)).fetchnumpy()
+    return {name: _explicit(values) for name, values in found.items()}
+
+
+def _explicit(values: NDArray[Any]) -> NDArray[Any]:
+    data, missing = np.ma.getdata(values), np.ma.getmaskarray(values)
+    if data.dtype != object:
+        return np.ma.MaskedArray(data, mask=missing)
+    data = data.copy()
+    data[missing] = None
+    return data
+
+
+def _selection(run: RunDir, m: Measurement) -> str:
+    path = run.parquet(m.name)
+    if path.is_file():
+        return f"SELECT * FROM read_parquet({quoted(path)})"
+    nulls = (f'NULL::{SQL_TYPES[kind]} AS "{name}"' for name, kind in kinds(m).items())
+    return f"SELECT {', '.join(nulls)} WHERE false"
+
+
+def _declared(columns: dict[str, Kind]) -> str:
+    return ", ".join(f'"{name}" {SQL_TYPES[kind]}' for name, kind in columns.items())
+
+
+def quoted(path: Path) -> str:
+    """`path` as an SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
