@@ -4,6 +4,9 @@ import msgspec
 
 SUMMARY_SCHEMA = 1
 
+STRATA = ("warm", "swap_trigger", "swap_waiter", "swap_collateral")
+STATUSES = ("ok", "error", "timeout", "cut", "cancelled")
+
 
 class Percentiles(msgspec.Struct, frozen=True):
     """Nearest rank (ceil(p*n)) over status ok; all None when n is 0. Seconds."""
@@ -27,7 +30,8 @@ class Stratum(msgspec.Struct, frozen=True):
 
 
 class ModelFigures(msgspec.Struct, frozen=True):
-    """`requests` counts every record; `by_status` splits it. Token sums are the server's."""
+    """`requests` counts every record; `by_status` and `by_phase` split it. Token sums are the
+    server's. Goodput is None where the scenario gives the model no SLO."""
 
     requests: int
     by_status: dict[str, int]
@@ -47,17 +51,61 @@ class ModelFigures(msgspec.Struct, frozen=True):
     tpot_s: Percentiles
     itl_s: Percentiles
     strata: dict[str, Stratum]
+    by_phase: dict[str, int] = {}
     engine: str = "none"
     target: str = "none"
 
 
+class SwapEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One cold start or swap: a row of the swap measurement (store/schema.py), tags and fields.
+
+    `displaced` None: nobody could say whether another model had to go. `marks_from` says for
+    each known mark which side gave it: client, engine or gpu.
+    """
+
+    target: str
+    engine: str
+    gpu: str
+    model_in: str
+    model_out: str
+    kind: str
+    outcome: str
+    start_ms: int
+    end_ms: int
+    text: str
+    displaced: bool | None
+    cause: str
+    confidence: str
+    evidence: str
+    t0_s: float
+    t1_s: float | None = None
+    t2_s: float | None = None
+    t3_s: float | None = None
+    t4_s: float | None = None
+    t5_s: float | None = None
+    t6_s: float | None = None
+    latency_s: float | None = None
+    penalty_s: float | None = None
+    trigger_id: str
+    waiters: int
+    collateral: int
+    vram_before_bytes: int | None = None
+    vram_trough_bytes: int | None = None
+    vram_peak_bytes: int | None = None
+    vram_after_bytes: int | None = None
+    marks_from: dict[str, str] = {}
+
+
 class ColdStarts(msgspec.Struct, frozen=True):
+    """Every time that demand brought a model in, swaps among them."""
+
     count: int
     latency_s: Percentiles
+    by_confidence: dict[str, int] = {}
 
 
 class Swaps(msgspec.Struct, frozen=True):
-    """`events` are rows of the swap measurement as objects, by t0."""
+    """The cold starts that displaced another model. `events` holds every cold start, by t0."""
 
     count: int
     latency_s: Percentiles
@@ -65,6 +113,7 @@ class Swaps(msgspec.Struct, frozen=True):
     per_minute: float | None
     waiters: int
     collateral: int
+    events: list[SwapEvent] = []
 
 
 class GpuFigures(msgspec.Struct, frozen=True):
@@ -86,6 +135,18 @@ class GeneratorFigures(msgspec.Struct, frozen=True):
     lost: str | None
 
 
+class ErrorFigures(msgspec.Struct, frozen=True):
+    """Requests of one model that ended alike. `example` is what the first one's server said."""
+
+    model: str
+    status: str
+    kind: str
+    http_status: int | None
+    count: int
+    first_s: float | None
+    example: str | None
+
+
 class GateResult(msgspec.Struct, frozen=True):
     expression: str
     value: float | None
@@ -94,7 +155,11 @@ class GateResult(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """`verdict`: good, gate_failed or not_valid; `reasons` say why it is not good."""
+    """`verdict`: good, gate_failed or not_valid; `reasons` say why it is not good.
+
+    `duration_s` runs from t0 to the end of the last record, `load_s` is the part in which load
+    was offered (without drain). `facts` are the manifest's, in words for a person.
+    """
 
     schema: int
     run_id: str
@@ -113,3 +178,7 @@ class Summary(msgspec.Struct, frozen=True):
     swaps: Swaps
     gpu: dict[str, GpuFigures]
     generator: GeneratorFigures
+    load_s: float | None = None
+    errors: list[ErrorFigures] = []
+    facts: dict[str, str] = {}
+    notes: list[str] = []

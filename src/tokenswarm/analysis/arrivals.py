@@ -1,0 +1,164 @@
+"""Arrivals: each time that a model came into device memory, from what three sides saw of it.
+
+Client: Ollama's load_duration. It spans queue, eviction and load, and is large as well for a
+request to a resident model that was held up behind another model's load, so it proves a load
+only where nobody saw the model resident all along. Engine and GPU: the start of a stay.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tokenswarm.analysis.columns import Floats, Ints
+from tokenswarm.analysis.requests import Requests
+from tokenswarm.analysis.residency import Stay
+
+LOADED_S = 0.25
+"""Ollama's smallest true load: it sleeps this long between two looks at a starting runner."""
+WARM_LOAD_S = 0.05
+SLACK_S = 0.1
+"""How far two sides' ideas of one moment may lie apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One model coming in. `members`: requests whose server_load_s spans it. `ready_s`: when
+    it was ready, as the best side says; `lo_s` is the latest moment known to be before that."""
+
+    target: str
+    model: str
+    lo_s: float
+    ready_s: float
+    members: tuple[int, ...] = ()
+    engine: Stay | None = None
+    gpu: Stay | None = None
+
+    @property
+    def ready_known(self) -> bool:
+        """Whether `ready_s` is readiness; the GPU alone shows memory filling, not more."""
+        return bool(self.members or self.engine)
+
+
+def arrivals(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[Arrival]:
+    """Every arrival of every model that was asked for, by ready_s.
+
+    `speed` is how much faster than life a simulated server runs; its loads are as much shorter.
+    """
+    pairs = sorted(set(zip(requests.target, requests.model, strict=True)))
+    found = []
+    loads = {pair: loaded(requests, requests.of(*pair), speed) for pair in pairs}
+    for target, model in pairs:
+        engine = [s for s in stays if s.side == "engine" and s.model == model]
+        engine = [s for s in engine if s.target == target]
+        gpu = [s for s in stays if s.side == "gpu" and s.model == model]
+        seen = _seen(target, model, engine, gpu)
+        groups = _groups(requests, loads[(target, model)], _others(requests, loads, target, model))
+        found += _join(requests, target, model, seen, groups, [*engine, *gpu])
+    return sorted(found, key=lambda a: a.ready_s)
+
+
+def loaded(requests: Requests, mine: Ints, speed: float = 1.0) -> Ints:
+    """Those of `mine` (one model's requests) whose server says that they waited for a load.
+
+    The bound is 5 x the median of the model's short loads, at least 50 ms and at most the
+    0.25 s below which Ollama cannot load, all divided by `speed`.
+    """
+    load = requests.load[mine]
+    short = load[load <= WARM_LOAD_S / speed]
+    usual = float(np.median(short)) if len(short) else 0.0
+    bound = max(WARM_LOAD_S / speed, 5 * usual)
+    return mine[load > bound]
+
+
+def _ready(requests: Requests, i: Ints) -> Floats:
+    """When the server had the model for request i."""
+    return requests.t_sent[i] + requests.load[i]
+
+
+def _others(
+    requests: Requests, loads: dict[tuple[str, str], Ints], target: str, model: str
+) -> Floats:
+    """Moments at which the same target had loaded another model, sorted."""
+    ends = [_ready(requests, i) for (t, m), i in loads.items() if t == target and m != model]
+    return np.sort(np.concatenate([np.zeros(0), *ends]))
+
+
+def _groups(requests: Requests, mine: Ints, others: Floats) -> list[tuple[int, ...]]:
+    """Requests that waited for the same load: their loads end together.
+
+    Two loads that end apart are still one when the second was asked for before the first ended
+    and no other model was loaded between them (a slow scheduler); else they are two.
+    """
+    order = mine[np.argsort(_ready(requests, mine), kind="stable")]
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and _same_load(requests, groups[-1], int(i), others):
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    return [tuple(g) for g in groups]
+
+
+def _same_load(requests: Requests, group: list[int], i: int, others: Floats) -> bool:
+    ends = _ready(requests, np.array([group[0], group[-1], i]))
+    if ends[2] - ends[1] <= SLACK_S:
+        return True
+    between = np.searchsorted(others, ends[2]) - np.searchsorted(others, ends[1])
+    return bool(requests.t_sent[i] < ends[0] and not between)
+
+
+def _seen(target: str, model: str, engine: list[Stay], gpu: list[Stay]) -> list[Arrival]:
+    """Arrivals that engine or GPU saw. The first GPU stay that overlaps an engine's is the same
+    one; a further one is a reload too quick for the engine's polls."""
+    found = []
+    left = list(gpu)
+    for stay in engine:
+        match = next((g for g in left if _overlap(g, stay)), None)
+        if match:
+            left.remove(match)
+        if stay.came:
+            lo = max(stay.after_s, match.birth_s or stay.after_s) if match else stay.after_s
+            found.append(
+                Arrival(target, model, min(lo, stay.start_s), stay.start_s, (), stay, match)
+            )
+    found += [Arrival(target, model, g.after_s, g.start_s, gpu=g) for g in left if g.came]
+    return sorted(found, key=lambda a: a.ready_s)
+
+
+def _overlap(gpu: Stay, engine: Stay) -> bool:
+    return gpu.start_s <= engine.end_s and gpu.end_s > engine.after_s
+
+
+def _join(
+    requests: Requests,
+    target: str,
+    model: str,
+    seen: list[Arrival],
+    groups: list[tuple[int, ...]],
+    stays: list[Stay],
+) -> list[Arrival]:
+    """Give each group of loads to the arrival it fits; a group that fits none is an arrival of
+    its own, unless the model was seen in memory when the load ended: then it was collateral."""
+    joined = list(seen)
+    for group in groups:
+        ready = float(_ready(requests, np.array(group)).min())
+        sent = float(requests.t_sent[list(group)].min())
+        fit = [k for k, a in enumerate(joined) if _fits(a, sent, ready)]
+        if fit:
+            k = min(fit, key=lambda k: abs(joined[k].ready_s - ready))
+            joined[k] = _with(joined[k], group, ready)
+        elif not any(s.start_s <= ready <= s.last_s + SLACK_S for s in stays):
+            joined.append(Arrival(target, model, sent, ready, group))
+    return joined
+
+
+def _fits(a: Arrival, sent: float, ready: float) -> bool:
+    if a.engine:
+        return a.lo_s - SLACK_S <= ready <= a.engine.start_s + SLACK_S
+    # the GPU shows memory that fills, not readiness; whoever waits for it was there before it
+    return bool(a.gpu and ready >= a.lo_s and sent <= a.gpu.start_s + SLACK_S and not a.members)
+
+
+def _with(a: Arrival, group: tuple[int, ...], ready: float) -> Arrival:
+    first = min(ready, a.ready_s) if a.members else ready
+    return replace(a, members=(*a.members, *group), ready_s=first)

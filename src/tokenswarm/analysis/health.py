@@ -1,0 +1,125 @@
+"""Can the measurement be trusted: did the generator keep up, and is every record there?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenswarm.analysis.columns import Columns, Floats, floats, texts
+from tokenswarm.analysis.figures import GeneratorFigures
+from tokenswarm.analysis.percentiles import percentiles
+from tokenswarm.analysis.requests import Requests
+
+LOOP_LAG_P99_S = 0.05
+"""Above this the generator's own delays are as large as the figures it is to measure."""
+LATE_SHARE = 0.05
+"""Open loop: with more late starts than this the load was not the one that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one source left behind: rows found, rows missing in between, damages in words, rows
+    it said it had written when it ended (None: it never said), time of its last row."""
+
+    name: str
+    rows: int
+    missing: int = 0
+    damages: tuple[str, ...] = ()
+    ended: int | None = None
+    last_s: float | None = None
+
+
+def generator_figures(
+    requests: Requests, generator: Columns, sources: Sequence[Source]
+) -> GeneratorFigures:
+    """Figures of the load generator's own health. `sources` are its workers'."""
+    workers = {*texts(generator, "worker"), *(s.name for s in sources)}
+    return GeneratorFigures(
+        workers=len(workers),
+        loop_lag_s=percentiles(floats(generator, "loop_lag_s")),
+        late_starts=int(np.nansum(floats(generator, "late_starts"))),
+        late_max_s=_max(floats(generator, "late_max_s")),
+        cpu_ratio_max=_max(floats(generator, "cpu_ratio")),
+        records=len(requests),
+        dropped=_dropped(generator),
+        lost=lost(sources),
+    )
+
+
+def _max(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.max()) if len(known) else None
+
+
+def _dropped(generator: Columns) -> int:
+    """Records lost so far is a counter of each worker: its last word is its largest."""
+    worker, dropped = texts(generator, "worker"), floats(generator, "records_dropped")
+    return sum(int(_max(dropped[worker == w]) or 0) for w in set(worker))
+
+
+def lost(sources: Sequence[Source]) -> str | None:
+    """What is known to be missing, in words; None when every source reported its end and all
+    rows that it wrote are here."""
+    said = [text for s in sources if (text := _lost(s))]
+    return "; ".join(said) or None
+
+
+def _lost(s: Source) -> str:
+    parts = []
+    if s.ended is None:
+        last = "it left no row" if s.last_s is None else f"its last row is at {s.last_s:.1f} s"
+        parts.append(f"it never reported its end, {last}, what it had not written by then is lost")
+    elif s.rows < s.ended:
+        parts.append(f"{s.ended - s.rows} of {s.ended} rows are not here")
+    elif s.missing:
+        parts.append(f"{s.missing} rows are missing in between")
+    return f"{s.name}: {'; '.join([*parts, *s.damages])}" if parts or s.damages else ""
+
+
+def invalid(
+    requests: Requests,
+    figures: GeneratorFigures,
+    sources: Sequence[Source],
+    load: Mapping[str, object] | None,
+) -> list[str]:
+    """Why the measurement is not valid; empty when it is.
+
+    - no request ended ok, so there is nothing to measure;
+    - the generator dropped records, or a source that did report its end wrote rows that are not
+      here and no gap or damage says where they went (a source that was killed states its loss
+      instead, and does not make the rest of the run invalid);
+    - the generator could not keep up: loop lag P99 above 50 ms, or in an open loop more than
+      5 % of the requests sent over 10 ms late.
+    """
+    reasons = []
+    if not requests.ok.any():
+        reasons.append(f"none of {len(requests)} requests ended ok")
+    if figures.dropped:
+        reasons.append(f"the generator dropped {figures.dropped} records")
+    reasons += [
+        f"{s.name}: {s.ended - s.rows} rows are gone without a trace"
+        for s in sources
+        if s.ended is not None and s.rows < s.ended and not (s.missing or s.damages)
+    ]
+    lag = figures.loop_lag_s.p99
+    if lag is not None and lag > LOOP_LAG_P99_S:
+        reasons.append(
+            f"the generator could not keep up: loop lag P99 {lag * 1e3:.0f} ms is over "
+            f"{LOOP_LAG_P99_S * 1e3:.0f} ms; use more workers or fewer users"
+        )
+    return reasons + _late(requests, figures, load)
+
+
+def _late(
+    requests: Requests, figures: GeneratorFigures, load: Mapping[str, object] | None
+) -> list[str]:
+    open_loop = load is not None and load.get("kind") == "open"
+    if not (open_loop and len(requests)):
+        return []
+    share = figures.late_starts / len(requests)
+    if share <= LATE_SHARE:
+        return []
+    return [
+        f"{share:.0%} of the requests were sent over 10 ms late (bound {LATE_SHARE:.0%}): the "
+        "load was not the one asked for; use more workers, or raise max_in_flight"
+    ]

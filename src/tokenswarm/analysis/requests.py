@@ -1,0 +1,116 @@
+"""The requests of a run as arrays: what every other module of analysis starts from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenswarm.analysis.columns import Bools, Columns, Floats, Ints, Texts, floats, texts
+
+COLUMNS = (
+    "time_ns", "model", "target", "engine", "status", "phase", "id", "t_intended_s", "t_sent_s",
+    "t_first_token_s", "t_last_token_s", "t_end_s", "ttft_s", "ttft_user_s", "e2e_s", "tpot_s",
+    "max_stall_s", "prompt_tokens", "output_tokens", "token_events", "token_source",
+    "prompt_tokens_wanted", "output_tokens_wanted", "server_load_s", "http_status", "error_kind",
+    "slo_ok",
+)  # fmt: skip
+"""Columns of request.parquet that `Requests` needs (error texts and gaps are read apart)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """One entry a request, sorted by t_sent_s (those never sent last). Seconds are on the run's
+    clock, NaN where unknown; `row` is the entry's place in the columns it came from."""
+
+    row: Ints
+    time_ns: Ints
+    model: Texts
+    target: Texts
+    engine: Texts
+    status: Texts
+    phase: Texts
+    id: Texts
+    t_intended: Floats
+    t_sent: Floats
+    t_first: Floats
+    t_last: Floats
+    t_end: Floats
+    ttft: Floats
+    ttft_user: Floats
+    e2e: Floats
+    tpot: Floats
+    stall: Floats
+    prompt_tokens: Floats
+    output_tokens: Floats
+    token_events: Floats
+    token_source: Texts
+    prompt_wanted: Floats
+    output_wanted: Floats
+    load: Floats
+    http_status: Floats
+    error_kind: Texts
+    slo_ok: Floats
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def ok(self) -> Bools:
+        """Which ended well."""
+        return np.asarray(self.status == "ok", dtype=np.bool_)
+
+    @property
+    def waited_until(self) -> Floats:
+        """When the wait for the first token was over: its arrival, or the end without one."""
+        return np.where(np.isnan(self.t_first), self.t_end, self.t_first)
+
+    @property
+    def wait(self) -> Floats:
+        """Seconds from sent to first token, or to the end where none came."""
+        return self.waited_until - self.t_sent
+
+    def of(self, target: str, model: str) -> Ints:
+        """Indices of the requests of one model, in order of t_sent_s."""
+        return np.flatnonzero((self.model == model) & (self.target == target))
+
+
+def requests(columns: Columns) -> Requests:
+    """Build `Requests` from columns of the request measurement."""
+    sent = floats(columns, "t_sent_s")
+    row = np.argsort(sent, kind="stable").astype(np.int64)
+
+    def f(name: str) -> Floats:
+        return floats(columns, name)[row]
+
+    def s(name: str) -> Texts:
+        return texts(columns, name)[row]
+
+    return Requests(
+        row=row,
+        time_ns=np.asarray(columns["time_ns"], dtype=np.int64)[row],
+        model=s("model"),
+        target=s("target"),
+        engine=s("engine"),
+        status=s("status"),
+        phase=s("phase"),
+        id=s("id"),
+        t_intended=f("t_intended_s"),
+        t_sent=sent[row],
+        t_first=f("t_first_token_s"),
+        t_last=f("t_last_token_s"),
+        t_end=f("t_end_s"),
+        ttft=f("ttft_s"),
+        ttft_user=f("ttft_user_s"),
+        e2e=f("e2e_s"),
+        tpot=f("tpot_s"),
+        stall=f("max_stall_s"),
+        prompt_tokens=f("prompt_tokens"),
+        output_tokens=f("output_tokens"),
+        token_events=f("token_events"),
+        token_source=s("token_source"),
+        prompt_wanted=f("prompt_tokens_wanted"),
+        output_wanted=f("output_tokens_wanted"),
+        load=f("server_load_s"),
+        http_status=f("http_status"),
+        error_kind=s("error_kind"),
+        slo_ok=f("slo_ok"),
+    )

@@ -1,0 +1,232 @@
+"""Stays: the intervals in which a model's weights were in device memory, as one side saw it.
+
+A side looks only now and then, so each end of a stay is a pair: the last look before the change
+and the first look after it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from tokenswarm.analysis.columns import Bools, Columns, Floats, floats, run_seconds, texts
+
+Side = Literal["engine", "gpu"]
+HELD = ("resident", "partial")
+PRESENT_RATIO = 0.25
+"""A process holds its model while it has this share of the most memory it ever had: below it,
+it is starting, or asleep with its context only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One model in device memory from (after_s, start_s] to (last_s, end_s], run seconds.
+
+    `after_s` is -inf when the model was there at the first look, `end_s` inf when it was there
+    at the last. `target` is None on the GPU's side. `birth_s`: first sign of the model coming
+    (a loading state, the process's first memory). `woke`: it was asleep before. `process`: a
+    new process came with it. `size_bytes`: the most that it held.
+    """
+
+    side: Side
+    model: str
+    target: str | None
+    after_s: float
+    start_s: float
+    last_s: float
+    end_s: float
+    birth_s: float | None = None
+    woke: bool = False
+    process: bool = False
+    partial: bool = False
+    size_bytes: int | None = None
+    device: tuple[str, str] | None = None
+
+    @property
+    def came(self) -> bool:
+        """Whether the run saw it come (else it was there from the start)."""
+        return self.after_s > -np.inf
+
+    @property
+    def went(self) -> bool:
+        return self.end_s < np.inf
+
+
+def engine_stays(residency: Columns, polls: Columns, t0_unix_ns: int) -> list[Stay]:
+    """Stays as the engines say, from rows of `residency`; `polls` are rows of `engine`, whose
+    answered ones tell how old the last look before a change was."""
+    at = run_seconds(residency, t0_unix_ns)
+    target, model = texts(residency, "target"), texts(residency, "model")
+    looks = _looks(polls, t0_unix_ns, target, at)
+    stays: list[Stay] = []
+    for t, m in sorted(set(zip(target, model, strict=True))):
+        rows = np.flatnonzero((target == t) & (model == m))
+        rows = rows[np.argsort(at[rows], kind="stable")]
+        states = list(texts(residency, "state")[rows])
+        sizes = floats(residency, "vram_bytes")[rows]
+        stays += _runs(t, m, at[rows], states, sizes, looks[t])
+    return sorted(stays, key=lambda s: s.start_s)
+
+
+def _looks(polls: Columns, t0_unix_ns: int, target: object, at: Floats) -> dict[str, Floats]:
+    """Every moment at which a target answered, sorted."""
+    poll_at, poll_of = run_seconds(polls, t0_unix_ns), texts(polls, "target")
+    answered = floats(polls, "poll_ok") != 0
+    targets = np.asarray(target, dtype=object)
+    return {
+        t: np.unique(np.concatenate([at[targets == t], poll_at[(poll_of == t) & answered]]))
+        for t in set(targets)
+    }
+
+
+def _before(looks: Floats, at_s: float) -> float:
+    """The last look before `at_s`, -inf when there was none."""
+    i = int(np.searchsorted(looks, at_s, side="left"))
+    return float(looks[i - 1]) if i else -np.inf
+
+
+def _runs(
+    target: str, model: str, at: Floats, states: list[str], sizes: Floats, looks: Floats
+) -> list[Stay]:
+    held = np.array([s in HELD for s in states], dtype=np.bool_)
+    stays = []
+    for first, past in _spans(held):
+        ends = past < len(held)
+        before = states[first - 1] if first else None
+        loading = _loading_since(states, at, first)
+        stays.append(
+            Stay(
+                side="engine",
+                model=model,
+                target=target,
+                after_s=_before(looks, at[first]),
+                start_s=float(at[first]),
+                last_s=_before(looks, at[past]) if ends else float(looks[-1]),
+                end_s=float(at[past]) if ends else np.inf,
+                birth_s=loading,
+                woke=before == "asleep",
+                partial="partial" in states[first:past],
+                size_bytes=_largest(sizes[first:past]),
+            )
+        )
+    return stays
+
+
+def _loading_since(states: list[str], at: Floats, first: int) -> float | None:
+    i = first
+    while i and states[i - 1] == "loading":
+        i -= 1
+    return float(at[i]) if i < first else None
+
+
+def _largest(sizes: Floats) -> int | None:
+    known = sizes[~np.isnan(sizes)]
+    return int(known.max()) if len(known) else None
+
+
+def _spans(mask: Bools) -> list[tuple[int, int]]:
+    """[first, past) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def process_stays(processes: Columns, gpu: Columns, t0_unix_ns: int) -> list[Stay]:
+    """Stays as the GPU shows them, from rows of `gpu_process` whose model is known. Rows of
+    `gpu` tell when there was a sample without the process."""
+    at = run_seconds(processes, t0_unix_ns)
+    keys = [texts(processes, k) for k in ("host", "gpu", "model")]
+    pid, used = floats(processes, "pid"), floats(processes, "vram_used_bytes")
+    looks = _samples(processes, gpu, t0_unix_ns)
+    stays: list[Stay] = []
+    for host, device, model in sorted(set(zip(*keys, strict=True))):
+        if model == "none":
+            continue
+        rows = np.flatnonzero((keys[0] == host) & (keys[1] == device) & (keys[2] == model))
+        when = looks[(host, device)]
+        for p in np.unique(pid[rows]):
+            mine = rows[pid[rows] == p]
+            held = _on(when, at[mine], used[mine])
+            stays += _process_runs(model, (host, device), when, held)
+    return _merged(sorted(stays, key=lambda s: s.start_s))
+
+
+def _merged(stays: list[Stay]) -> list[Stay]:
+    """One stay for processes of one model whose times overlap (a model spread over GPUs)."""
+    out: list[Stay] = []
+    for stay in stays:
+        i = next((i for i, s in enumerate(out) if _same(s, stay)), None)
+        if i is None:
+            out.append(stay)
+        elif stay.end_s > out[i].end_s:
+            out[i] = replace(out[i], last_s=stay.last_s, end_s=stay.end_s)
+    return out
+
+
+def _same(one: Stay, later: Stay) -> bool:
+    return one.model == later.model and later.start_s < one.end_s
+
+
+def _samples(processes: Columns, gpu: Columns, t0_unix_ns: int) -> dict[tuple[str, str], Floats]:
+    """Sample times of each (host, gpu), of both measurements together."""
+    out: dict[tuple[str, str], Floats] = {}
+    for rows in (processes, gpu):
+        at, host, device = run_seconds(rows, t0_unix_ns), texts(rows, "host"), texts(rows, "gpu")
+        for key in set(zip(host, device, strict=True)):
+            mine = at[(host == key[0]) & (device == key[1])]
+            out[key] = np.unique(np.concatenate([out.get(key, np.zeros(0)), mine]))
+    return out
+
+
+def _on(when: Floats, at: Floats, used: Floats) -> Floats:
+    """Memory of one process at each sample; 0 where the sample shows it gone.
+
+    The rows of one sample may be stamped some ns apart, so a sample counts as showing the
+    process when a row of it lies within half the usual interval.
+    """
+    order = np.argsort(at)
+    at, used = at[order], used[order]
+    step = float(np.median(np.diff(at))) if len(at) > 1 else 0.05
+    i = np.clip(np.searchsorted(at, when), 1, max(1, len(at) - 1)) if len(at) > 1 else None
+    if i is None:
+        nearest = np.zeros(len(when), dtype=np.int64)
+    else:
+        nearest = np.where(when - at[i - 1] <= at[i] - when, i - 1, i)
+    shown = np.abs(at[nearest] - when) <= step * 0.75
+    return np.where(shown, np.nan_to_num(used[nearest], nan=1.0), 0.0)
+
+
+def _closed(held: Bools) -> Bools:
+    """`held` without holes of one or two samples: nothing unloads and loads that fast."""
+    closed = held.copy()
+    for first, past in _spans(~held):
+        if past - first <= 2 and first and past < len(held):
+            closed[first:past] = True
+    return closed
+
+
+def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Floats) -> list[Stay]:
+    full = _closed((used >= PRESENT_RATIO * used.max()) & (used > 0))
+    stays = []
+    for first, past in _spans(full):
+        ends = past < len(used)
+        born = first
+        while born and used[born - 1] > 0:
+            born -= 1
+        process = not any(full[born:first]) and born > 0
+        stays.append(
+            Stay(
+                side="gpu",
+                model=model,
+                target=None,
+                after_s=float(when[born - 1 if process else first - 1]) if first else -np.inf,
+                start_s=float(when[first]),
+                last_s=float(when[past - 1]),
+                end_s=float(when[past]) if ends else np.inf,
+                birth_s=float(when[born if process else first]),
+                woke=first > 0 and not process,
+                process=process,
+                size_bytes=int(used[first:past].max()),
+                device=device,
+            )
+        )
+    return stays

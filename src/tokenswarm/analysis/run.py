@@ -1,0 +1,199 @@
+"""The one module of analysis that reads and writes files: a run directory in, figures out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tokenswarm.analysis import gates as gate
+from tokenswarm.analysis.columns import Columns, floats, run_seconds, texts
+from tokenswarm.analysis.figures import Summary, SwapEvent
+from tokenswarm.analysis.health import Source
+from tokenswarm.analysis.requests import COLUMNS, Requests, requests
+from tokenswarm.analysis.residency import engine_stays, process_stays
+from tokenswarm.analysis.strata import Strata
+from tokenswarm.analysis.summary import Facts, Measured, model_names, summarise
+from tokenswarm.analysis.swaps import find
+from tokenswarm.analysis.throughput import Replies, TokenSeries
+from tokenswarm.analysis.timeline import Timeline, timeline
+from tokenswarm.analysis.vram import device_memories
+from tokenswarm.analysis.words import facts_of
+from tokenswarm.store import parquet
+from tokenswarm.store.parquet import BuildReport
+from tokenswarm.store.rundir import Manifest, RunDir
+from tokenswarm.store.schema import SWAP
+
+SOURCE = "analysis"
+PIECE_ROWS = 20_000
+"""Requests whose token gaps are in memory at once."""
+_REPLY = ("model", "t_first_token_s", "t_last_token_s", "t_end_s", "output_tokens",
+          "token_events", "gaps_us")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What a report is made of: the figures, and the series for its charts."""
+
+    summary: Summary
+    timeline: Timeline
+
+
+def analyse(run: RunDir, expressions: Sequence[str] = ()) -> Analysis:
+    """Analyse a run, finished or killed, from its spool.
+
+    Writes every measurement as Parquet, swap.parquet and request_stratum.parquet (replaced as a
+    whole: twice gives the same) and summary.json. `expressions` are gates beside the scenario's.
+    UsageError: a gate that is none; SpoolError: files that cannot be written.
+    """
+    manifest = run.read_manifest()
+    wanted = [*(manifest.scenario or {}).get("gates", []), *expressions]
+    gates = [gate.parse(e) for e in dict.fromkeys(wanted)]
+    built = parquet.build(run)
+    table = requests(parquet.read(run, "request", COLUMNS))
+    facts = facts_of(manifest, _last_s(run, manifest), built.notes())
+    names = model_names(facts.models, table)
+    gate.check(gates, names)
+    measured, line = _measure(run, manifest, facts, names, table, built)
+    summary = summarise(facts, measured, gates)
+    _write(run, summary, table, measured.found.strata)
+    return Analysis(summary, line)
+
+
+def _measure(
+    run: RunDir,
+    manifest: Manifest,
+    facts: Facts,
+    names: list[str],
+    table: Requests,
+    built: BuildReport,
+) -> tuple[Measured, Timeline]:
+    t0 = manifest.t0_unix_ns
+    residency, polls = parquet.read(run, "residency"), parquet.read(run, "engine")
+    processes, gpu = parquet.read(run, "gpu_process"), parquet.read(run, "gpu")
+    stays = [*engine_stays(residency, polls, t0), *process_stays(processes, gpu, t0)]
+    memories = device_memories(gpu, t0)
+    found = find(table, stays, memories, t0)
+    tokens = TokenSeries(len(names), facts.duration_s, facts.load_s)
+    for replies in _replies(run, table, names):
+        tokens.add(replies)
+    generator = parquet.read(run, "generator")
+    workers = {
+        *texts(generator, "worker"),
+        *texts(parquet.read(run, "request", ["worker"]), "worker"),
+    }
+    measured = Measured(
+        requests=table,
+        error_text=texts(parquet.read(run, "request", ["error_text"]), "error_text")[table.row],
+        tokens=tokens,
+        found=found,
+        memories=memories,
+        generator=generator,
+        sources=_sources(run, manifest, built, workers),
+    )
+    line = timeline(
+        names, table, found.strata, tokens, memories, processes, residency, stays,
+        facts.duration_s, t0,
+    )  # fmt: skip
+    return measured, line
+
+
+def _last_s(run: RunDir, manifest: Manifest) -> float:
+    """When the run ended, in run seconds; of a killed run, its last row."""
+    if manifest.end_unix_ns is not None:
+        return (manifest.end_unix_ns - manifest.t0_unix_ns) / 1e9
+    views = " UNION ALL ".join(
+        f"SELECT max(time_ns) AS t FROM {name}" for name in ("request", "tick", "generator")
+    )
+    last = parquet.query(run, f"SELECT coalesce(max(t), 0) AS time_ns FROM ({views})")
+    return max(0.0, float(run_seconds(last, manifest.t0_unix_ns)[0]))
+
+
+def _sources(
+    run: RunDir, manifest: Manifest, built: BuildReport, workers: set[Any]
+) -> list[Source]:
+    """The generator's sources: workers that left rows, and those that said how many they wrote."""
+    found = []
+    for name in sorted(workers | set(manifest.ended)):
+        inventory = built.sources.get(name)
+        damages = inventory.damages if inventory else []
+        found.append(
+            Source(
+                name=str(name),
+                rows=inventory.rows if inventory else 0,
+                missing=sum(b - a for a, b in inventory.gaps) if inventory else 0,
+                damages=tuple(f"{d.bytes_lost} bytes unreadable: {d.reason}" for d in damages),
+                ended=manifest.ended.get(name),
+                last_s=_last_of(run, manifest, str(name)),
+            )
+        )
+    return found
+
+
+def _last_of(run: RunDir, manifest: Manifest, worker: str) -> float | None:
+    views = " UNION ALL ".join(
+        f"SELECT max(time_ns) AS t FROM {name} WHERE worker = ?"
+        for name in ("request", "tick", "generator")
+    )
+    last = parquet.query(run, f"SELECT max(t) AS time_ns FROM ({views})", [worker] * 3)
+    at = floats(last, "time_ns")[0]
+    return None if np.isnan(at) else (int(last["time_ns"][0]) - manifest.t0_unix_ns) / 1e9
+
+
+def _replies(run: RunDir, table: Requests, names: Sequence[str]) -> Iterator[Replies]:
+    """Token gaps of all requests, some at a time."""
+    times = np.unique(table.time_ns)
+    edges = [*times[::PIECE_ROWS].tolist(), *([int(times[-1]) + 1] if len(times) else [])]
+    for lo, hi in pairwise(edges):
+        where = "time_ns >= ? AND time_ns < ?"
+        yield replies(parquet.read(run, "request", _REPLY, where, [lo, hi]), names)
+
+
+def replies(columns: Columns, names: Sequence[str]) -> Replies:
+    """Rows of the request measurement as `Replies`."""
+    index = {name: i for i, name in enumerate(names)}
+    gaps = [np.zeros(0, np.int64) if g is None else np.asarray(g) for g in columns["gaps_us"]]
+    last, end = floats(columns, "t_last_token_s"), floats(columns, "t_end_s")
+    return Replies(
+        model=np.array([index[m] for m in texts(columns, "model")], dtype=np.int64),
+        t_first_s=floats(columns, "t_first_token_s"),
+        t_end_s=np.where(np.isnan(last), end, last),
+        output_tokens=floats(columns, "output_tokens"),
+        token_events=floats(columns, "token_events"),
+        gaps_us=np.concatenate([np.zeros(0, np.int64), *gaps]).astype(np.int64),
+        lengths=np.array([len(g) for g in gaps], dtype=np.int64),
+    )
+
+
+def _write(run: RunDir, summary: Summary, table: Requests, strata: Strata) -> None:
+    parquet.write(run, "swap", _swap_rows(run, summary), SOURCE)
+    parquet.write(run, "request_stratum", _stratum_rows(summary, table, strata), SOURCE)
+    text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+    partial = run.summary.with_suffix(".json.part")
+    partial.write_bytes(text + b"\n")
+    partial.replace(run.summary)
+
+
+def _swap_rows(run: RunDir, summary: Summary) -> Iterator[list[Any]]:
+    last = -1
+    for e in summary.swaps.events:
+        last = max(e.start_ms * 1_000_000, last + 1)
+        values = [getattr(e, name) for name in SWAP.columns[2:]]
+        yield [last, summary.run_id, *values]
+
+
+def _stratum_rows(summary: Summary, r: Requests, strata: Strata) -> Iterator[list[Any]]:
+    """One row a request, at the request's own time, in the order of those."""
+    events: list[SwapEvent] = summary.swaps.events
+    columns = np.stack([r.ttft, r.ttft_user, r.e2e, r.tpot, r.stall], axis=1)
+    last = -1
+    for i in np.argsort(r.time_ns, kind="stable"):
+        last = max(int(r.time_ns[i]), last + 1)
+        k = int(strata.event[i])
+        figures = [None if np.isnan(v) else float(v) for v in columns[i]]
+        yield [
+            last, summary.run_id, r.model[i], r.target[i], r.engine[i], strata.name[i],
+            r.id[i], events[k].evidence if k >= 0 else None, *figures,
+        ]  # fmt: skip
