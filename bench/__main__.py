@@ -1,0 +1,31 @@
+"""`python -m bench NAME`: run one benchmark; exit 0 within budget, 1 over it, 3 not measurable."""
+
+import argparse
+import sys
+
+from bench import accuracy, hot_path
+from bench.server import BenchError
+
+BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one sub-command a benchmark."""
+    top = argparse.ArgumentParser("python -m bench", description=__doc__)
+    commands = top.add_subparsers(dest="benchmark", required=True)
+    for name, module in BENCHMARKS.items():
+        module.add_arguments(commands.add_parser(name, description=module.__doc__))
+    return top
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        return int(BENCHMARKS[arguments.benchmark].run(arguments))
+    except BenchError as e:
+        print(f"cannot measure: {e}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
