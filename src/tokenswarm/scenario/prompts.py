@@ -156,10 +156,16 @@ class IdPrompts:
         return ids + self._body[:BODY] * rounds + self._body[begin : begin + piece]
 
 
-def measure(words: Iterable[str], count: Callable[[str], int], checks: int = 8) -> Vocabulary:
+def measure(
+    count: Callable[[str], int],
+    words: Iterable[str] = WORDS,
+    overhead_tokens: int = 0,
+    checks: int = 8,
+) -> Vocabulary:
     """Return the vocabulary of a server that counts by `count(text)`.
 
-    The overhead is what one word costs more than each further one. Words of one token are found
+    `overhead_tokens` is what a request has beyond `count` (chat template, system prompt); what
+    `count` itself adds to any text (BOS) is found: one word costs more than a further one. Words of one token are found
     in groups, halving those that have more, so a well-behaved vocabulary takes about ten counts.
     `exact` only if `checks` random combinations counted as the sum of their words.
     """
@@ -172,9 +178,10 @@ def measure(words: Iterable[str], count: Callable[[str], int], checks: int = 8) 
     plain = {word: 1 for word, tokens in costs.items() if tokens == 1}
     known = plain if len(plain) >= ENOUGH_WORDS else costs
     if overhead < 0 or len(known) < 2:
-        return default_vocabulary()
+        return Vocabulary(default_vocabulary().words, overhead_tokens)
     vocabulary = Vocabulary(tuple(known.items()), overhead)
-    return msgspec.structs.replace(vocabulary, exact=_verified(vocabulary, count, checks))
+    exact = _verified(vocabulary, count, checks)
+    return Vocabulary(vocabulary.words, overhead + overhead_tokens, exact)
 
 
 def _group_costs(group: Sequence[str], cost: Callable[[Sequence[str]], int]) -> dict[str, int]:

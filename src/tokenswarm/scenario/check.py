@@ -1,0 +1,295 @@
+"""What a well-shaped scenario may still have wrong: each problem with its place and way out."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tokenswarm.errors import ScenarioError
+from tokenswarm.scenario import promptfile
+from tokenswarm.scenario.model import (
+    ClosedLoad,
+    FilePrompt,
+    InlinePrompt,
+    Model,
+    OpenLoad,
+    Prompt,
+    Scenario,
+    Slo,
+    Spread,
+    Target,
+    TextPrompt,
+)
+from tokenswarm.scenario.place import Place, shown
+from tokenswarm.scenario.shape import Problem, nearest
+
+ENDPOINTS = {
+    "ollama": ("chat", "generate", "completions", "embeddings"),
+    "openai": ("chat", "completions", "embeddings"),
+}
+MAX_TOKENS = 1_000_000
+MAX_RATE = 1_000_000.0
+OURS = {
+    "num_predict": "output.tokens",
+    "max_tokens": "output.tokens",
+    "max_completion_tokens": "output.tokens",
+    "n_predict": "output.tokens",
+    "min_tokens": "output.exact",
+    "ignore_eos": "output.exact",
+    "stream": "stream",
+    "stream_options": "stream",
+    "keep_alive": "keep_alive",
+    "model": "model",
+    "prompt": "prompt",
+    "messages": "prompt and system",
+    "input": "prompt",
+    "system": "system",
+}
+"""Options of a request that a key of the scenario sets."""
+_FRAMING = {"host", "content-length", "transfer-encoding", "connection"}
+_SLUG = re.compile(r"[a-z0-9_-]{1,64}")
+_DURATION = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def problems(scenario: Scenario, base: Path | None = None) -> Iterator[Problem]:
+    """Yield what is wrong. `base`, the scenario's folder, also checks its prompt files."""
+    yield from _name(("name",), scenario.name)
+    yield from _targets(scenario)
+    yield from _models(scenario, base)
+    yield from _load(scenario)
+    yield from _times(scenario)
+    yield from _telemetry(scenario)
+    for number, gate in enumerate(scenario.gates):
+        if not gate.strip() or _CONTROL.search(gate):
+            message = f"{gate!r} is no gate; write one such as 'swaps.latency_s.p95 < 5'"
+            yield Problem(("gates", number), message)
+    yield from _at_least(("seed",), scenario.seed, 0)
+
+
+def _name(place: Place, name: str) -> Iterator[Problem]:
+    if not _SLUG.fullmatch(name):
+        message = f"{name[:70]!r} is no name; use 1 to 64 of a-z, 0-9, _ and -"
+        yield Problem(place, message, at_key=place[-1] == name)
+    elif name == "none":
+        yield Problem(place, "'none' stands for a missing name; use another", place[-1] == name)
+
+
+def _targets(scenario: Scenario) -> Iterator[Problem]:
+    if not scenario.targets:
+        message = "no target; add one such as `box: {api: ollama, url: http://127.0.0.1:11434}`"
+        yield Problem(("targets",), message)
+    for name, target in scenario.targets.items():
+        yield from _name(("targets", name), name)
+        yield from _target(("targets", name), target)
+
+
+def _target(at: Place, target: Target) -> Iterator[Problem]:
+    yield from _url((*at, "url"), target.url)
+    if target.engine is not None:
+        yield from _name((*at, "engine"), target.engine)
+    for name, value in target.headers.items():
+        yield from _header((*at, "headers", name), name, value)
+    key = target.api_key_env
+    if key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        message = "not the name of an environment variable; put the key into one and name it here"
+        yield Problem((*at, "api_key_env"), message)
+    for wait in ("connect_timeout_s", "idle_timeout_s", "total_timeout_s"):
+        yield from _above((*at, wait), getattr(target, wait), 0)
+
+
+def _url(place: Place, url: str) -> Iterator[Problem]:
+    example = "write it like http://127.0.0.1:11434"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        yield Problem(place, f"{shown(place, url)} is no URL; {example}")
+        return
+    if parts.username is not None or parts.password is not None:
+        message = "a URL must not hold a password; put the key into an environment variable"
+        yield Problem(place, f"{message} and name it in api_key_env")
+    elif parts.query or parts.fragment:
+        yield Problem(place, f"a URL here ends before any ? or #; {example}")
+    elif parts.scheme not in ("http", "https"):
+        yield Problem(
+            place, f"{shown(place, url)} does not begin with http:// or https://; {example}"
+        )
+    elif not host or port == 0 or re.search(r"[\s\x00-\x1f\x7f]", url):
+        yield Problem(place, f"{shown(place, url)} has no usable host and port; {example}")
+
+
+def _header(place: Place, name: str, value: str) -> Iterator[Problem]:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        yield Problem(place, f"{name[:60]!r} is no header name; use letters, digits and -", True)
+    elif name.lower() in ("authorization", "proxy-authorization"):
+        message = f"{name} is a secret; put it into an environment variable, name it in api_key_env"
+        yield Problem(place, message, at_key=True)
+    elif name.lower() in _FRAMING:
+        yield Problem(place, f"{name} is set by the HTTP client; remove it", at_key=True)
+    elif _CONTROL.search(value) or not value.isascii():
+        message = "the value has a line break or another character that headers lack; remove it"
+        yield Problem(place, message)
+
+
+def _models(scenario: Scenario, base: Path | None) -> Iterator[Problem]:
+    if not scenario.models:
+        yield Problem(("models",), "no model; add one with name, target and model")
+    for number, model in enumerate(scenario.models):
+        at: Place = ("models", number)
+        yield from _name((*at, "name"), model.name)
+        yield from _model(at, model, scenario.targets)
+        yield from _prompt((*at, "prompt"), model.prompt, base)
+        yield from _at_least((*at, "weight"), model.weight, 0)
+    yield from _twice([model.name for model in scenario.models])
+    if scenario.models and all(model.weight == 0 for model in scenario.models):
+        message = "every weight is 0, so no model would be asked; give one a weight above 0"
+        yield Problem(("models", 0, "weight"), message)
+
+
+def _twice(names: list[str]) -> Iterator[Problem]:
+    for name, times in Counter(names).items():
+        if times > 1:
+            number = names.index(name, names.index(name) + 1)
+            message = f"{name!r} already names models[{names.index(name)}]; give it another name"
+            yield Problem(("models", number, "name"), message)
+
+
+def _model(at: Place, model: Model, targets: dict[str, Target]) -> Iterator[Problem]:
+    target = targets.get(model.target)
+    if target is None:
+        message = f"{model.target[:60]!r} is no target; {nearest(model.target, list(targets))}"
+        yield Problem((*at, "target"), message)
+    else:
+        yield from _fits(at, model, target)
+    for key in ("model", "system"):
+        text = getattr(model, key)
+        if text is not None and not text.strip():
+            yield Problem((*at, key), f"{text!r} is empty; write it or leave the key out")
+    yield from _tokens((*at, "output", "tokens"), model.output.tokens)
+    for option in model.options:
+        if option in OURS:
+            message = f"option {option!r} is set by the key {OURS[option]} of the model; use that"
+            yield Problem((*at, "options", option), message, at_key=True)
+    if model.slo is not None:
+        yield from _slo((*at, "slo"), model.slo)
+
+
+def _fits(at: Place, model: Model, target: Target) -> Iterator[Problem]:
+    known = ENDPOINTS[target.api]
+    if model.endpoint not in known:
+        message = f"{model.endpoint!r} is no endpoint of api {target.api}; use {', '.join(known)}"
+        yield Problem((*at, "endpoint"), message)
+    if model.keep_alive is None:
+        return
+    place = (*at, "keep_alive")
+    if target.api != "ollama":
+        yield Problem(place, f"api {target.api} has no keep_alive; remove it, or use api: ollama")
+    elif isinstance(model.keep_alive, str) and not _DURATION.fullmatch(model.keep_alive):
+        message = (
+            f"{shown(place, model.keep_alive)} is no duration; write '5m', or seconds as a number"
+        )
+        yield Problem(place, message)
+
+
+def _prompt(at: Place, prompt: Prompt, base: Path | None) -> Iterator[Problem]:
+    if isinstance(prompt, TextPrompt):
+        if not prompt.text.strip():
+            yield Problem((*at, "text"), f"{prompt.text!r} is empty; write the prompt")
+    elif isinstance(prompt, InlinePrompt):
+        if not prompt.texts or not all(text.strip() for text in prompt.texts):
+            yield Problem((*at, "texts"), "an empty prompt, or none; write at least one")
+    elif isinstance(prompt, FilePrompt):
+        if base is not None:
+            yield from _prompt_file((*at, "path"), prompt, base)
+    else:
+        yield from _tokens((*at, "tokens"), prompt.tokens)
+
+
+def _prompt_file(place: Place, prompt: FilePrompt, base: Path) -> Iterator[Problem]:
+    try:
+        promptfile.read(prompt, base)
+    except ScenarioError as error:
+        yield Problem(place, str(error))
+
+
+def _tokens(at: Place, tokens: int | Spread) -> Iterator[Problem]:
+    if isinstance(tokens, int):
+        if not 1 <= tokens <= MAX_TOKENS:
+            yield Problem(at, f"{tokens} is no length; give 1 to {MAX_TOKENS} tokens")
+        return
+    yield from _at_least((*at, "std"), tokens.std, 0)
+    yield from _at_least((*at, "min"), tokens.min, 1)
+    if tokens.max > MAX_TOKENS:
+        yield Problem((*at, "max"), f"{tokens.max} is too long; give at most {MAX_TOKENS} tokens")
+    if tokens.min > tokens.max:
+        message = f"{tokens.min} is above max, {tokens.max}; exchange or change them"
+        yield Problem((*at, "min"), message)
+    elif not tokens.min <= tokens.mean <= tokens.max:
+        message = (
+            f"{tokens.mean:g} is outside [{tokens.min}, {tokens.max}]; change mean, min or max"
+        )
+        yield Problem((*at, "mean"), message)
+
+
+def _slo(at: Place, slo: Slo) -> Iterator[Problem]:
+    figures = {key: getattr(slo, key) for key in slo.__struct_fields__}
+    if all(value is None for value in figures.values()):
+        yield Problem(at, f"an SLO without a figure; give one of {', '.join(figures)}")
+    for key, value in figures.items():
+        if value is not None:
+            yield from _above((*at, key), value, 0)
+
+
+def _load(scenario: Scenario) -> Iterator[Problem]:
+    load = scenario.load
+    if isinstance(load, ClosedLoad):
+        yield from _at_least(("load", "users"), load.users, 1)
+        yield from _at_least(("load", "think_s"), load.think_s, 0)
+    else:
+        yield from _open_load(load)
+
+
+def _open_load(load: OpenLoad) -> Iterator[Problem]:
+    yield from _above(("load", "rate"), load.rate, 0)
+    yield from _at_most(("load", "rate"), load.rate, MAX_RATE)
+    yield from _above(("load", "burstiness"), load.burstiness, 0)
+    yield from _at_least(("load", "max_in_flight"), load.max_in_flight, 1)
+    if load.burstiness != 1 and load.arrivals != "gamma":
+        message = f"{load.burstiness:g} has no effect on {load.arrivals} arrivals;"
+        yield Problem(("load", "burstiness"), f"{message} remove it, or use arrivals: gamma")
+
+
+def _times(scenario: Scenario) -> Iterator[Problem]:
+    yield from _above(("duration_s",), scenario.duration_s, 0)
+    yield from _at_least(("drain_s",), scenario.drain_s, 0)
+    yield from _at_least(("warmup_s",), scenario.warmup_s, 0)
+    if 0 < scenario.duration_s <= scenario.warmup_s:
+        message = f"{scenario.warmup_s:g} s of warm-up leave nothing of {scenario.duration_s:g} s;"
+        yield Problem(("warmup_s",), f"{message} make duration_s longer")
+    if scenario.max_requests is not None:
+        yield from _at_least(("max_requests",), scenario.max_requests, 1)
+
+
+def _telemetry(scenario: Scenario) -> Iterator[Problem]:
+    telemetry = scenario.telemetry
+    for number, agent in enumerate(telemetry.agents):
+        yield from _url(("telemetry", "agents", number), agent)
+    yield from _at_least(("telemetry", "gpu", "interval_s"), telemetry.gpu.interval_s, 0.01)
+    yield from _at_least(("telemetry", "engine", "interval_s"), telemetry.engine.interval_s, 0.05)
+
+
+def _at_least(place: Place, value: float, least: float) -> Iterator[Problem]:
+    if value < least:
+        yield Problem(place, f"{value:g} is too small; give {least:g} or more")
+
+
+def _at_most(place: Place, value: float, most: float) -> Iterator[Problem]:
+    if value > most:
+        yield Problem(place, f"{value:g} is too large; give {most:g} or less")
+
+
+def _above(place: Place, value: float, bound: float) -> Iterator[Problem]:
+    if value <= bound:
+        yield Problem(place, f"{value:g} is too small; give more than {bound:g}")
