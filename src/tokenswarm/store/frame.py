@@ -134,7 +134,10 @@ def frames(path: Path, damages: list[Damage], offset: int = 0) -> Iterator[Frame
 
 def _skip_magic(f: BinaryIO, size: int) -> int:
     mark = f.read(len(MAGIC))
-    if size and mark != MAGIC:
+    if len(mark) < len(MAGIC) and MAGIC.startswith(mark):
+        if size:
+            raise SpoolError(f"cut short: {len(mark)} bytes of a mark of {len(MAGIC)}")
+    elif mark != MAGIC:
         raise SpoolError(f"not a spool segment of version {MAGIC[-1]}: begins with {mark!r}")
     return len(mark)
 
