@@ -165,8 +165,9 @@ def measure(
     """Return the vocabulary of a server that counts by `count(text)`.
 
     `overhead_tokens` is what a request has beyond `count` (chat template, system prompt); what
-    `count` itself adds to any text (BOS) is found: one word costs more than a further one. Words of one token are found
-    in groups, halving those that have more, so a well-behaved vocabulary takes about ten counts.
+    `count` itself adds to any text (BOS) is found: one word costs more than a further one. Words
+    of one token are found in groups, halving those that have more, so a well-behaved vocabulary
+    takes about ten counts.
     `exact` only if `checks` random combinations counted as the sum of their words.
     """
     candidates = list(dict.fromkeys(words))
