@@ -331,8 +331,7 @@ def test_a_build_needs_neither_pandas_nor_pyarrow(run: RunDir) -> None:
     spool(run, tick(1), request(gaps_us=[1]))
     script = (
         "import sys; from pathlib import Path\n"
-        "from tokenswarm.store import parquet; from tokenswarm.store.row import fits
-from tokenswarm.store.rundir import RunDir\n"
+        "from tokenswarm.store import parquet; from tokenswarm.store.rundir import RunDir\n"
         "sys.modules.update(pandas=None, pyarrow=None)\n"
         "print(parquet.build(RunDir(Path(sys.argv[1]))).rows)\n"
     )
