@@ -1,0 +1,78 @@
+"""What one look at a GPU shows, whoever looks, and its rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from tokenswarm.clock import slug
+from tokenswarm.store.schema import GPU, GPU_PROCESS
+from tokenswarm.telemetry.row import Pair, row
+
+
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """A process with memory on a GPU. `model` is the server's name for it; None if unknown."""
+
+    pid: int
+    vram_used_bytes: int | None = None
+    model: str | None = None
+
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU at one moment; a figure that the GPU does not give is None."""
+
+    index: int
+    name: str = ""
+    uuid: str = ""
+    vram_total_bytes: int | None = None
+    vram_used_bytes: int | None = None
+    vram_reserved_bytes: int | None = None
+    vram_free_bytes: int | None = None
+    util_ratio: float | None = None
+    mem_util_ratio: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    sm_clock_hz: int | None = None
+    temperature_c: float | None = None
+    throttle_bits: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+class GpuReader(Protocol):
+    """Looks at all GPUs of one place. One thread uses it."""
+
+    kind: str
+
+    def sample(self) -> list[GpuSample]:
+        """Every GPU that answers now; TelemetryGap when none could be asked."""
+
+    def close(self) -> None:
+        """Let go of the driver or connection."""
+
+
+class TelemetryGap(Exception):
+    """One look failed; the next may succeed. The text says why."""
+
+
+FIGURES = tuple(f.name for f in GPU.fields if f.name != "source")
+
+
+def rows(
+    samples: list[GpuSample], when_ns: int, stamp: Callable[[int], int], source: str,
+    run_id: str, host: str, slugs: Mapping[str, str],
+) -> list[Pair]:  # fmt: skip
+    """Rows of one look: each GPU, then its processes. `stamp` makes times strictly increase."""
+    out = []
+    for s in samples:
+        tags = {"run_id": run_id, "host": host, "gpu": str(s.index)}
+        figures = {name: getattr(s, name) for name in FIGURES}
+        out.append(row(GPU, stamp(when_ns), **tags, **figures, source=source))
+        for p in s.processes:
+            model = "none" if p.model is None else slugs.get(p.model) or slug(p.model)
+            out.append(
+                row(
+                    GPU_PROCESS, stamp(when_ns), **tags, model=model, container="none",
+                    pid=p.pid, vram_used_bytes=p.vram_used_bytes,
+                )
+            )  # fmt: skip
+    return out
