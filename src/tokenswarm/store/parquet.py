@@ -24,7 +24,7 @@ from tokenswarm.store.inventory import Inventory
 from tokenswarm.store.row import INT64
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS, Kind, Measurement
-from tokenswarm.store.spool import Reader
+from tokenswarm.store.spool import Batch, Reader
 
 # few enough rows that turning them into columns stays in the processor's cache
 PIECE_ROWS = 1_000
@@ -88,13 +88,11 @@ def build(run: RunDir) -> BuildReport:
     with _building(run) as con:
         tables = {m.name: _Table(con, m) for m in MEASUREMENTS.values()}
         for batch in reader.batches():
-            for seq, (name, row) in enumerate(batch.rows, batch.first_seq):
+            for name, (taken, seqs) in _by_measurement(batch).items():
                 if name in tables:
-                    tables[name].take(row, seq)
+                    tables[name].take(taken, seqs, batch.source)
                 else:
-                    refused_rows[f"unknown measurement {name[:60]!r}"] += 1
-            for table in tables.values():
-                table.settle(batch.source)
+                    refused_rows[f"unknown measurement {name[:60]!r}"] += len(taken)
         rows = {name: table.write(run) for name, table in tables.items() if table.flush()}
     refused_values: Counter[str] = Counter()
     for table in tables.values():
@@ -112,8 +110,7 @@ def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> in
     with _building(run) as con:
         table = _Table(con, MEASUREMENTS[measurement])
         for seq, row in enumerate(rows):
-            table.take(row, seq)
-            table.settle(source)
+            table.take([row], [seq], source)
         any_rows = table.flush()
         if refused := table.refused_rows + table.refused_values:
             raise SpoolError(f"{measurement}: not of the schema: {dict(refused)}")
@@ -121,6 +118,20 @@ def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> in
             return table.write(run)
     run.parquet(measurement).unlink(missing_ok=True)
     return 0
+
+
+def _by_measurement(batch: Batch) -> dict[str, tuple[list[Row], Sequence[int]]]:
+    """The rows of each measurement in a batch, and their numbers."""
+    names = {name for name, _ in batch.rows}
+    seqs = range(batch.first_seq, batch.first_seq + len(batch.rows))
+    if len(names) == 1:
+        return {names.pop(): ([row for _, row in batch.rows], seqs)}
+    groups: dict[str, tuple[list[Row], list[int]]] = {name: ([], []) for name in sorted(names)}
+    for seq, (name, row) in zip(seqs, batch.rows, strict=True):
+        rows, numbers = groups[name]
+        rows.append(row)
+        numbers.append(seq)
+    return dict(groups)
 
 
 class _building:
@@ -166,19 +177,13 @@ class _Table:
         self._piece_rows = self._piece_items = 0
         self._created = False
 
-    def take(self, row: Row, seq: int) -> None:
-        """Take `row` over: number `seq` of the source that the next `settle` names."""
-        self._rows.append(row)
-        self._seqs.append(seq)
-
-    def settle(self, source: str) -> None:
-        """Everything taken since the last call is `source`'s; pass on what has come together."""
-        new = len(self._rows) - len(self._sources)
-        if not new:
-            return
-        self._sources += [source] * new
+    def take(self, rows: list[Row], seqs: Sequence[int], source: str) -> None:
+        """Take over rows of `source` with their numbers; pass on what has come together."""
+        self._rows += rows
+        self._seqs += seqs
+        self._sources += [source] * len(rows)
         if self._lists:
-            self._items += sum(self._weight(row) for row in self._rows[-new:])
+            self._items += sum(map(self._weight, rows))
         if len(self._rows) >= PIECE_ROWS or self._items >= PIECE_LIST_ITEMS:
             self._cut_piece()
 
