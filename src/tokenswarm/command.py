@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenswarm.scenario.load import load, override, resolve
+from tokenswarm.errors import UsageError
+from tokenswarm.scenario.dryrun import plan_text
+from tokenswarm.scenario.load import load, resolve
 from tokenswarm.scenario.model import Scenario
+from tokenswarm.scenario.overrides import override
 from tokenswarm.scenario.urls import target_urls
 
 HERE = Path(__file__).parent
 MIX = HERE / "load" / "locustfile" / "mix.py"
+DEMO = HERE / "demo.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,10 @@ class RunCommand:
             gates=list(self.gates),
         )
 
+    def plan(self) -> str:
+        """The text of --dry-run."""
+        return plan_text(self.resolved())
+
     def argv(self) -> list[str]:
         """Locust's command line; what is wrong is said here rather than inside Locust."""
         self.resolved()
@@ -66,7 +74,7 @@ class RunCommand:
         return given + [("--gate", gate) for gate in self.gates]
 
 
-def run_demo(scenario: Path, workers: int, duration_s: float | None, out: Path) -> int:
+def run_demo(workers: int, duration_s: float | None, out: Path) -> int:
     """Serve the simulated box, play the demo against it, end it; the run's exit code."""
     from tokenswarm.sim.process import start
 
@@ -74,7 +82,7 @@ def run_demo(scenario: Path, workers: int, duration_s: float | None, out: Path) 
     sys.stdout.flush()
     with start("rtx5090-crowded") as box:
         command = RunCommand(
-            scenario,
+            DEMO,
             urls=[f"box={box.ollama_url}"],
             duration_s=duration_s,
             workers=workers,
@@ -106,3 +114,38 @@ def run_doctor(
     text, code = render(checks(played, influx_url=influx_url, runs=out))
     print(text)
     return code
+
+
+def serve_sim(
+    profile: str,
+    host: str,
+    port: int,
+    control_port: int,
+    truth: Path | None,
+    speed: float,
+    seed: int,
+) -> None:
+    """Serve a simulated box until Ctrl-C; its endpoints as one JSON line on stdout."""
+    import msgspec
+
+    from tokenswarm.sim.knobs import ProfileError
+    from tokenswarm.sim.profile import load as load_profile
+    from tokenswarm.sim.serve import Endpoints, serve
+
+    def ready(endpoints: Endpoints) -> None:
+        print(msgspec.json.encode(endpoints).decode(), flush=True)
+        sys.stderr.write(f"simulated Ollama at {endpoints.ollama_url}, Ctrl-C ends it\n")
+
+    try:
+        serve(
+            load_profile(profile),
+            host=host,
+            port=port,
+            control_port=control_port,
+            truth=truth,
+            speed=speed,
+            seed=seed,
+            ready=ready,
+        )
+    except (ProfileError, ValueError, OSError) as e:
+        raise UsageError(f"cannot simulate {profile}: {e}") from e

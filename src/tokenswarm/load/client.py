@@ -104,8 +104,8 @@ class Client:
             attempt.connect_s = connection.connect_s
         attempt.exchange = Exchange(connection, body, meter, timeouts)
         self._run(connection, attempt.exchange, request, origin)
-        fault = attempt.exchange.fault
-        attempt.fault = None if fault is not None and fault.kind == "unended" else fault
+        ended_by = attempt.exchange.fault
+        attempt.fault = None if ended_by is not None and ended_by.kind == "unended" else ended_by
 
     def close(self) -> None:
         """Close every kept connection."""

@@ -95,6 +95,7 @@ class Exchange:
         "framed",
         "header_bytes",
         "headers_at",
+        "keep_alive",
         "last_activity",
         "meter",
         "now",
@@ -111,7 +112,7 @@ class Exchange:
         self.body = body
         self.meter = meter
         self.timeouts = timeouts
-        self.parser = HttpResponseParser(self)
+        self.parser: Any = HttpResponseParser(self)
         self.waiter = Waiter()
         self.started_at = self.last_activity = self.now = perf_counter()
         self.sent_at: float | None = None
@@ -120,6 +121,7 @@ class Exchange:
         self.content_type = ""
         self.framed = False
         self.complete = False
+        self.keep_alive = False
         self.ended = False
         self.fault: Fault | None = None
         self.bytes_received = 0
@@ -151,6 +153,8 @@ class Exchange:
 
     def on_message_complete(self) -> None:
         self.complete = self.status is not None
+        # the parser knows this only here: it forgets the message with the end of it
+        self.keep_alive = self.framed and self.parser.should_keep_alive()
 
     # -- called by the connection
     def received(self, now: float, data: bytes) -> None:
@@ -194,9 +198,8 @@ class Exchange:
 
     def keeps_alive(self) -> bool:
         """The connection may serve another request. Lets go of the parser (a reference cycle)."""
-        alive = self.fault is None and self.framed and self.parser.should_keep_alive()
         self.parser = None
-        return bool(alive)
+        return self.fault is None and self.complete and self.keep_alive
 
 
 def _parser_fault(error: HttpParserError) -> Fault:

@@ -23,6 +23,7 @@ from tokenswarm.scenario.model import Model, Scenario, Slo, Target
 from tokenswarm.scenario.plan import Plan
 from tokenswarm.wire.record import Phase, RequestRecord
 from tokenswarm.wire.row import request_row
+from tokenswarm.wire.slo import met
 
 CUT_GRACE_S = 5.0
 
@@ -100,7 +101,8 @@ class Generator:
         ended_at = record.stamps.end if record.stamps.end is not None else perf_counter()
         time_ns = self.recorder.moment(self.clock.unix(ended_at))
         run_id = self.start.run_id
-        row = request_row(record, self.clock, run_id, self.worker, time_ns, slo)
+        record.slo_ok = met(slo, record)
+        row = request_row(record, self.clock, run_id, self.worker, time_ns)
         self.recorder.put("request", row)
 
     def stop(self) -> None:

@@ -16,8 +16,8 @@ REPORT_S = 1.0
 
 def install() -> None:
     """Hook into Locust; called once, when tokenswarm.load is imported."""
-    events.init_command_line_parser.add_listener(add_arguments)
-    events.init.add_listener(_on_init)
+    events.init_command_line_parser.add_listener(add_arguments)  # type: ignore[no-untyped-call]
+    events.init.add_listener(_on_init)  # type: ignore[no-untyped-call]
 
 
 def _on_init(environment: Any, runner: Any, **_: Any) -> None:

@@ -28,7 +28,7 @@ from tokenswarm.load.sampler import SamplerProcess
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.worker import DRAIN, DRAINED, START
 from tokenswarm.scenario.dryrun import digest
-from tokenswarm.scenario.load import to_dict
+from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.telemetry.source import GpuSource, resolve_source
@@ -113,7 +113,7 @@ class Master:
             platform=platform.platform(),
             host=slug(socket.gethostname()),
             argv=sys.argv[1:],
-            scenario=without_secrets(to_dict(scenario)) if scenario else None,
+            scenario=published(scenario) if scenario else None,
             scenario_file=self._options.scenario or None,
             scenario_sha256=digest(scenario) if scenario else None,
             seed=scenario.seed if scenario else None,
@@ -258,15 +258,6 @@ class Master:
         explicit = environment.process_exit_code is not None
         if not explicit and self.exit_code is not None:
             environment.process_exit_code = self.exit_code
-
-
-def without_secrets(scenario: dict[str, Any]) -> dict[str, Any]:
-    """`scenario` for the manifest: the values of headers may be credentials."""
-    targets = {
-        name: {**target, "headers": dict.fromkeys(target.get("headers", {}), "hidden")}
-        for name, target in scenario["targets"].items()
-    }
-    return {**scenario, "targets": targets}
 
 
 def sampler_config(

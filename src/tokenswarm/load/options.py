@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.scenario.load import load, override, resolve
+from tokenswarm.scenario.load import load, resolve
 from tokenswarm.scenario.model import ClosedLoad, Scenario
+from tokenswarm.scenario.overrides import override
 from tokenswarm.scenario.urls import target_urls
 
 

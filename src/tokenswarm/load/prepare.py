@@ -7,6 +7,7 @@ from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import TargetError
 from tokenswarm.scenario.model import Model, Scenario, SyntheticPrompt
 from tokenswarm.scenario.prompts import Vocabulary, measure
+from tokenswarm.scenario.words import WORDS
 
 TOKEN_IDS = (10, 200)  # ids that every vocabulary has
 PROBE_S = 10.0
@@ -69,7 +70,7 @@ def _measured(scenario: Scenario, model: Model, engine: EngineInfo) -> Vocabular
             raise TargetError(f"{target.url}: {engine.engine} stopped counting tokens")
         return tokens
 
-    overhead = 0
+    template = 0
     if model.endpoint == "chat":
-        overhead = server.template_tokens(target.url, model.model, PROBE_S) or 0
-    return measure(count, overhead_tokens=overhead)
+        template = server.template_tokens(target.url, model.model, PROBE_S) or 0
+    return measure(WORDS, lambda text: count(text) + template)

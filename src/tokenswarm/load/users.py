@@ -15,7 +15,7 @@ from tokenswarm.wire.call import Call
 from tokenswarm.wire.record import RequestRecord
 
 
-class ModelUser(User):  # type: ignore[misc]
+class ModelUser(User):
     """What all our users share: the run they belong to and a sender of their own."""
 
     abstract = True
@@ -200,7 +200,7 @@ class MixUser(ModelUser):
         load = scenario.load if scenario else None
         return load.think_s if isinstance(load, ClosedLoad) else 0.0
 
-    @task  # type: ignore[untyped-decorator]
+    @task
     def play(self) -> None:
         """Send one request of the mix; the user ends when there are no more."""
         generator, sender = self._joined()
