@@ -19,6 +19,7 @@ BUDGET_US = 12.0
 BUDGET_RATIO = 1.8
 SLACK = 1.1  # over the budget by a tenth is noise
 LATE_RATIO = 0.01  # with more late writes than this the server was the bottleneck
+OTHERS_RATIO = 0.05  # with more of the clients' core than this, others spoil the caches
 RUN_S = 600.0  # longer than any window; clients are ended by us
 
 Round = Mapping[str, Window]
@@ -115,10 +116,18 @@ def measure_round(case: Case, clients: Sequence[str]) -> Round:
         ):
             argv = CLIENTS[client](case, server, Path(folder))
             windows[client] = measure(argv, server, case.streams, case.window_s)
-        print(f"{client:<16} {windows[client].us_per_token:7.2f} us/token", file=sys.stderr)
-        if windows[client].late_ratio > LATE_RATIO:
-            print(f"  {windows[client].late_ratio:.1%} of writes were late", file=sys.stderr)
+        print(remark(client, windows[client]), file=sys.stderr)
     return windows
+
+
+def remark(client: str, w: Window) -> str:
+    """One measurement in a line, with what makes it doubtful."""
+    text = f"{client:<16} {w.us_per_token:7.2f} us/token"
+    if w.late_ratio > LATE_RATIO:
+        text += f"; the server wrote {w.late_ratio:.1%} late"
+    if w.others_ratio > OTHERS_RATIO:
+        text += f"; others used {w.others_ratio:.0%} of the core"
+    return text
 
 
 def row(client: str, rounds: Sequence[Round]) -> Row:

@@ -21,13 +21,15 @@ SETTLE_S = 1.0
 
 class Window(msgspec.Struct, frozen=True):
     """One measurement. `us_per_token` is of the busiest process, `tree_us_per_token` of all that
-    the command started; `late_ratio` is the share of the server's writes over 1 ms late."""
+    the command started; `late_ratio` is the share of the server's writes over 1 ms late,
+    `others_ratio` the share of the clients' core that someone else used."""
 
     us_per_token: float
     tree_us_per_token: float
     tokens: int
     seconds: float
     late_ratio: float
+    others_ratio: float
 
 
 def cpu_s(pid: int) -> float:
@@ -50,28 +52,58 @@ def process_tree(pid: int) -> list[int]:
     return pids
 
 
-def window(cpu: dict[int, tuple[float, float]], before: Stats, after: Stats, s: float) -> Window:
-    """Figures from CPU seconds (start, end) by process and the server's counters."""
-    tokens = after.tokens - before.tokens
+def idle_s(core: int) -> float:
+    """Seconds that `core` has been idle since the machine started."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            return (int(ticks[3]) + int(ticks[4])) / os.sysconf("SC_CLK_TCK")
+    raise BenchError(f"/proc/stat says nothing of core {core}")
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What is read at both ends of a window; `cpu_s` by process."""
+
+    at_s: float
+    idle_s: float
+    cpu_s: dict[int, float]
+    stats: Stats
+
+
+def moment(pids: Sequence[int], server: Server) -> Moment:
+    cpu = {pid: cpu_s(pid) for pid in pids}
+    return Moment(time.monotonic(), idle_s(CLIENT_CORE), cpu, server.stats())
+
+
+def window(start: Moment, end: Moment) -> Window:
+    """Figures of what happened between two moments."""
+    tokens = end.stats.tokens - start.stats.tokens
     if tokens <= 0:
         raise BenchError("no token was streamed in the window")
-    used_us = [(end - start) * 1e6 / tokens for start, end in cpu.values()]
-    late = (after.late_1ms - before.late_1ms) / tokens
-    return Window(max(used_us), sum(used_us), tokens, s, late)
+    used = [end.cpu_s[pid] - before for pid, before in start.cpu_s.items()]
+    seconds = end.at_s - start.at_s
+    others = seconds - (end.idle_s - start.idle_s) - sum(used)
+    return Window(
+        max(used) * 1e6 / tokens,
+        sum(used) * 1e6 / tokens,
+        tokens,
+        seconds,
+        (end.stats.late_1ms - start.stats.late_1ms) / tokens,
+        max(0.0, others / seconds),
+    )
 
 
 def measure(argv: Sequence[str], server: Server, streams: int, window_s: float) -> Window:
     """Start `argv`, wait until it holds its streams, measure it for `window_s`, end it."""
     with tempfile.TemporaryFile() as output, running(argv, output) as process:
         wait_until_steady(process, server, streams, output)
-        start = time.monotonic()
-        before, cpu = server.stats(), {p: cpu_s(p) for p in process_tree(process.pid)}
+        pids = process_tree(process.pid)
+        start = moment(pids, server)
         time.sleep(window_s)
         try:
-            both = {p: (then, cpu_s(p)) for p, then in cpu.items()}
+            return window(start, moment(pids, server))
         except OSError as e:
             raise BenchError(f"a process of the client ended early: {tail(output)}") from e
-        return window(both, before, server.stats(), time.monotonic() - start)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bench import accuracy, hot_path, measure, worker  # noqa: E402
 from bench.__main__ import parser  # noqa: E402
 from bench.accuracy import Case, Stamped  # noqa: E402
 from bench.hot_path import Row  # noqa: E402
-from bench.measure import Window  # noqa: E402
+from bench.measure import Moment, Window  # noqa: E402
 from bench.server import Api, BenchError, LogRow, Server, Stats, Timing, build, pinned  # noqa: E402
 
 from tokenswarm.scenario.model import Scenario  # noqa: E402
@@ -146,21 +146,32 @@ def test_pinning_to_a_core_that_is_not_ours_says_so() -> None:
         pass
 
 
-def stats(tokens: int, late: int = 0) -> Stats:
-    return Stats(0, tokens, 0, late, 0, 0, 0, 0)
+def moment(at_s: float, idle_s: float, cpu_s: dict[int, float], *counts: int) -> Moment:
+    tokens, late = counts
+    return Moment(at_s, idle_s, cpu_s, Stats(0, tokens, 0, late, 0, 0, 0, 0))
 
 
-def test_a_window_names_the_busiest_process_and_the_sum() -> None:
-    cpu = {1: (1.0, 1.010), 2: (5.0, 5.002)}
-    found = measure.window(cpu, stats(1000), stats(2000, late=5), 3.0)
+def test_a_window_names_the_busiest_process_the_sum_and_the_others() -> None:
+    found = measure.window(
+        moment(10.0, 50.0, {1: 1.0, 2: 5.0}, 1000, 1),
+        moment(12.0, 51.7, {1: 1.010, 2: 5.002}, 2000, 6),
+    )
     assert found.us_per_token == pytest.approx(10)
     assert found.tree_us_per_token == pytest.approx(12)
     assert found.late_ratio == pytest.approx(0.005)
+    assert found.others_ratio == pytest.approx((2.0 - 1.7 - 0.012) / 2.0)
+    assert "others used 14% of the core" in hot_path.remark("wrk", found)
 
 
 def test_a_window_without_tokens_is_no_measurement() -> None:
     with pytest.raises(BenchError, match="no token"):
-        measure.window({1: (0.0, 1.0)}, stats(7), stats(7), 1.0)
+        measure.window(moment(0, 0, {1: 0}, 7, 0), moment(1, 1, {1: 1}, 7, 0))
+
+
+def test_the_idle_time_of_a_core_that_is_not_there_is_no_measurement() -> None:
+    assert measure.idle_s(0) > 0
+    with pytest.raises(BenchError, match="core 100000"):
+        measure.idle_s(100000)
 
 
 def test_the_tree_of_a_process_has_its_children_and_their_cpu_time() -> None:
@@ -172,7 +183,10 @@ def test_the_tree_of_a_process_has_its_children_and_their_cpu_time() -> None:
 
 def rounds(*us: tuple[float, float]) -> list[hot_path.Round]:
     return [
-        {c: Window(u, u, 1, 1.0, 0.0) for c, u in zip(("wrk", "tokenswarm"), pair, strict=True)}
+        {
+            c: Window(u, u, 1, 1.0, 0.0, 0.0)
+            for c, u in zip(("wrk", "tokenswarm"), pair, strict=True)
+        }
         for pair in us
     ]
 
