@@ -100,6 +100,8 @@ class Gpu:
 
     def stretch(self, model: str, batch_slowdown: float) -> float:
         """By what a token of `model` takes longer than alone: its own batch, then the others."""
+        if not batch_slowdown and not self.spec.other_model_slowdown:
+            return 1.0
         own = self._streams.get(model, 1)
         others = len(self._streams) - (model in self._streams)
         factor = 1 + batch_slowdown * (own - 1)
@@ -107,7 +109,9 @@ class Gpu:
 
     def slowed_by_load(self, model: str) -> float:
         """By what a token of `model` takes longer because another model is being loaded."""
-        return self.spec.loading_slowdown if self._loading - {model} else 1.0
+        if not self._loading or self._loading == {model}:
+            return 1.0
+        return self.spec.loading_slowdown
 
     def begin_stream(self, model: str, now: float) -> None:
         self._streams[model] = self._streams.get(model, 0) + 1

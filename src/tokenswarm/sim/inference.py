@@ -27,6 +27,7 @@ from tokenswarm.sim.profile import Model, Profile
 from tokenswarm.sim.scheduler import Ask, Grant, Scheduler
 from tokenswarm.sim.script import script
 from tokenswarm.sim.stream import Stream
+from tokenswarm.sim.ticker import Ticker
 from tokenswarm.sim.words import LOADING, word
 
 
@@ -53,7 +54,7 @@ class Inference:
         self, profile: Profile, gpu: Gpu, scheduler: Scheduler, clock: WallClock, speed: float
     ):
         self._profile, self._gpu, self._scheduler = profile, gpu, scheduler
-        self._clock, self._speed = clock, speed
+        self._clock, self._speed, self._ticker = clock, speed, Ticker()
 
     async def answer(self, answer: Answer, body: Body, model: Model, reply: Reply) -> None:
         """Serve one request; ApiError, Busy or LoadFailed when nothing can be served."""
@@ -165,7 +166,7 @@ class Inference:
         channel = self._channel(answer, dialect, reply)
         self._gpu.begin_stream(model.name, answer.started_s)
         try:
-            await Stream(answer, model, self._gpu, events, channel).run(first_s)
+            await Stream(answer, model, self._gpu, self._ticker, events, channel).run(first_s)
         finally:
             self._gpu.end_stream(model.name, now_s())
         if not answer.stream:

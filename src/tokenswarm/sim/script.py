@@ -1,23 +1,16 @@
 """What an answer says, event by event, with the knobs that change its meaning."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from tokenswarm.sim.answer import Answer
 from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.formats import Dialect
+from tokenswarm.sim.knobs import PLAIN
 from tokenswarm.sim.words import REPEATED, word
 
-
-class Event(NamedTuple):
-    """`tokens` that `payload` carries (0: it is no token event), then the time to the next one:
-    `gap` token intervals and `extra_s` seconds."""
-
-    payload: bytes
-    tokens: int
-    gap: int
-    extra_s: float
-
+# A payload, the tokens it carries (0: it is no token event), then the time to the next event:
+# token intervals and seconds.
+Event = tuple[bytes, int, int, float]
 
 _STOPS = (
     "token_repeat_guard",
@@ -40,7 +33,7 @@ def script(answer: Answer, dialect: Dialect, clock: WallClock) -> Iterator[Event
         return
     stop, limit = _stop(answer)
     if knobs.role_only_first:
-        yield Event(dialect.role(clock.unix(now_s())), 0, 0, 0.0)
+        yield (dialect.role(clock.unix(now_s())), 0, 0, 0.0)
     tell = _tool_call if knobs.tool_call else _tokens
     yield from tell(answer, dialect, clock, limit, limit if stop else limit - 1)
     if stop is None:
@@ -64,6 +57,9 @@ def _tokens(
     answer: Answer, dialect: Dialect, clock: WallClock, limit: int, gaps: int
 ) -> Iterator[Event]:
     """`limit` tokens; after the last of `gaps` there is no interval to wait."""
+    if answer.knobs == PLAIN:
+        yield from _plain_tokens(answer, dialect, clock, limit, gaps)
+        return
     knobs, stall = answer.knobs, answer.knobs.stall_at
     per, seed = knobs.tokens_per_chunk, answer.n + answer.seed
     thinking = min(knobs.reasoning.tokens, limit) if knobs.reasoning else 0
@@ -77,8 +73,19 @@ def _tokens(
         kind = field if at < thinking else "content"
         answer.tokens = end
         payload = dialect.token(text, kind, first, end, clock.unix(now_s()))
-        yield Event(payload, end - at, min(per, max(0, gaps + 1 - end)), extra_s)
+        yield (payload, end - at, min(per, max(0, gaps + 1 - end)), extra_s)
         first, at = False, end
+
+
+def _plain_tokens(
+    answer: Answer, dialect: Dialect, clock: WallClock, limit: int, gaps: int
+) -> Iterator[Event]:
+    """The same without knobs: this is where a server under load spends its time."""
+    seed, token, unix = answer.n + answer.seed, dialect.token, clock.unix
+    for i in range(limit):
+        answer.tokens = i + 1
+        payload = token(word(seed, i), "content", i == 0, i + 1, unix(now_s()))
+        yield (payload, 1, 1 if i < gaps else 0, 0.0)
 
 
 def _text(answer: Answer, seed: int, index: int) -> bytes:
@@ -99,24 +106,24 @@ def _tool_call(
     seed = answer.n + answer.seed
     texts = [word(seed, i) for i in range(limit)]
     if limit and (limit == 1 or dialect.done() == b""):
-        yield Event(b"", 0, limit - 1, 0.0)
+        yield (b"", 0, limit - 1, 0.0)
         answer.tokens = limit
         payload = dialect.whole_tool(b"".join(texts), clock.unix(now_s()))
-        yield Event(payload, limit, gaps + 1 - limit, 0.0)
+        yield (payload, limit, gaps + 1 - limit, 0.0)
     else:
         for i, text in enumerate(texts):
             place = "first" if i == 0 else "last" if i == limit - 1 else "middle"
             answer.tokens = i + 1
-            yield Event(dialect.tool(text, place), 1, int(i < gaps), 0.0)  # type: ignore[arg-type]
+            yield (dialect.tool(text, place), 1, int(i < gaps), 0.0)  # type: ignore[arg-type]
     answer.finish_reason = "tool_calls" if dialect.done() else answer.finish_reason
 
 
 def _tail(answer: Answer, dialect: Dialect, clock: WallClock) -> Iterator[Event]:
     now = now_s()
     for payload in dialect.finish(answer.summary(now), clock.unix(now)):
-        yield Event(payload, 0, 0, 0.0)
+        yield (payload, 0, 0, 0.0)
     if not answer.knobs.no_done:
-        yield Event(dialect.done(), 0, 0, 0.0)
+        yield (dialect.done(), 0, 0, 0.0)
 
 
 def _stopped(stop: str, answer: Answer, dialect: Dialect, clock: WallClock) -> Iterator[Event]:
@@ -131,10 +138,10 @@ def _stopped(stop: str, answer: Answer, dialect: Dialect, clock: WallClock) -> I
         answer.outcome = "cut"
     elif stop == "done_after_cut":
         answer.outcome = "cut"
-        yield Event(dialect.done(), 0, 0, 0.0)
+        yield (dialect.done(), 0, 0, 0.0)
     else:
         form = {"error_object_at": "object", "error_line_at": "line"}.get(stop, "swallowed")
         for payload in dialect.error(form):  # type: ignore[arg-type]
-            yield Event(payload, 0, 0, 0.0)
+            yield (payload, 0, 0, 0.0)
         if form == "object" and not answer.knobs.no_done:
-            yield Event(dialect.done(), 0, 0, 0.0)
+            yield (dialect.done(), 0, 0, 0.0)

@@ -8,29 +8,35 @@ from tokenswarm.sim.channel import Channel
 from tokenswarm.sim.gpu import Gpu
 from tokenswarm.sim.profile import Model
 from tokenswarm.sim.script import Event
+from tokenswarm.sim.ticker import Entry, Ticker
 
 
 class Stream:
     """Drives `events` into `channel`; token intervals follow what else the GPU does."""
 
     def __init__(
-        self, answer: Answer, model: Model, gpu: Gpu, events: Iterator[Event], channel: Channel
+        self,
+        answer: Answer,
+        model: Model,
+        gpu: Gpu,
+        ticker: Ticker,
+        events: Iterator[Event],
+        channel: Channel,
     ):
         self._answer, self._model, self._gpu = answer, model, gpu
-        self._events, self._channel = events, channel
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ticker, self._events, self._channel = ticker, events, channel
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._due_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Entry = []
 
     async def run(self, first_s: float) -> None:
-        """Send the first event at `first_s` (loop time); returns when all is written."""
+        """Send the first event at `first_s`; returns when all is written."""
         self._due_s = first_s
-        self._timer = self._loop.call_at(first_s, self._tick)
+        self._timer = self._ticker.at(first_s, self._tick)
         try:
             await self._ended
         finally:
-            self._timer.cancel()
+            self._timer.clear()
 
     def _tick(self) -> None:
         try:
@@ -38,7 +44,7 @@ class Stream:
                 self._channel.send(payload, tokens)
                 if gap or extra_s:
                     self._due_s += gap * self._interval_s() + extra_s
-                    self._timer = self._loop.call_at(self._due_s, self._tick)
+                    self._timer = self._ticker.at(self._due_s, self._tick)
                     return
             self._channel.finish(self._answer.ending, self._end)
         except Exception as e:  # the boundary of a loop callback: the request's task gets it
