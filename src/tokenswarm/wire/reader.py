@@ -161,11 +161,12 @@ class Reader:
         return len(self.token_times) - before
 
     def _keep(self, data: bytes) -> None:
+        """Keep what is no stream: a document whole or not at all, of an error page the start."""
         room = MAX_DOCUMENT_BYTES if self._form == "document" else _KEPT_ERROR_BYTES
-        if len(self._body) + len(data) <= room:
-            self._body += data
-        elif self._form == "document":
+        if self._form == "document" and self._bytes > room:
             self._fail("too_large", f"a document of more than {room} bytes")
+        else:
+            self._body += data[: max(0, room - len(self._body))]
 
     def _block(self, block: bytes, now: float, *, tail: bool = False) -> None:
         data = self._payload(block, now)
@@ -236,7 +237,7 @@ class Reader:
         if note.visible and self.first_visible is None:
             self.first_visible = now
         if note.slot is None or note.complete or note.error is not None:
-            return
+            return  # a last event is not worth learning
         # a server whose events keep changing is decoded; learning must stay the exception
         if self._learned * 4 <= len(self.token_times) + 16:
             self._learned += 1

@@ -6,10 +6,10 @@ from typing import NamedTuple
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
-_CR = 13
 _EOL = re.compile(rb"\r\n|\n|\r")
 # A blank line ends an event: two line ends in a row. CRLF is one line end, never two; the
-# alternatives are laid out so that no backtracking can read it as two.
+# alternatives are laid out so that no backtracking can read it as two. A CR that ends the bytes
+# is taken at once; should its LF come next, that is one more blank line, which says nothing.
 _BLANK_LINE = re.compile(rb"\n(?:\n|\r\n?)|\r(?:\n(?:\n|\r\n?)|\r\n?)")
 
 
@@ -22,7 +22,7 @@ class Scanner:
     """
 
     __slots__ = (
-        "_crs", "_end", "_pending", "_seek", "_skip_lf", "_start", "_with_cr", "idle", "limit",
+        "_crs", "_end", "_pending", "_seek", "_start", "_with_cr", "idle", "limit",
         "too_large",
     )  # fmt: skip
 
@@ -32,7 +32,6 @@ class Scanner:
         self._crs = False  # a CR has been seen, and counts: look for every sort of blank line
         self._pending = bytearray()
         self._seek = 0
-        self._skip_lf = False
         self._start = True
         self.idle = True
         self.limit = limit
@@ -40,10 +39,6 @@ class Scanner:
 
     def feed(self, data: bytes, start: int = 0) -> list[bytes]:
         """Events completed by `data[start:]`."""
-        if self._skip_lf and len(data) > start:
-            # the CR before was taken as a line end at once; an LF now belongs to it
-            start += data[start] == 10
-            self._skip_lf = False
         if self._with_cr and not self._crs:
             self._crs = b"\r" in data
         if self._pending:
@@ -53,7 +48,7 @@ class Scanner:
         else:
             blocks, end = self._cut(data, start, start)
             if end == len(data):
-                self.idle = not self._skip_lf
+                self.idle = True
                 return blocks
             self._pending += data[end:]
         self._settle()
@@ -71,8 +66,6 @@ class Scanner:
                 return blocks, start
             blocks.append(self._whole(bytes(buffer[start:seek])))
             start = seek
-        if blocks and self._crs and start == len(buffer) and buffer[-1] == _CR:
-            self._skip_lf = True
         return blocks, start
 
     def _event_end(self, buffer: bytes | bytearray, seek: int) -> int:
@@ -90,7 +83,7 @@ class Scanner:
             seek -= 1
         self._seek = seek
         self.too_large = self.too_large or len(pending) > self.limit
-        self.idle = not pending and not self._skip_lf
+        self.idle = not pending
 
     def _whole(self, block: bytes) -> bytes:
         if self._start and block:
@@ -125,7 +118,9 @@ def parse_sse(block: bytes) -> SseEvent:
     (old llama.cpp) and a bare JSON object where an event should be (proxies).
     """
     if block.startswith(b"data:") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
-        return SseEvent(block[5:])  # the common case: one line, its end, a blank line
+        return SseEvent(
+            block[5:-2].removeprefix(b" ")
+        )  # the common case: one line, its end, a blank line
     if block.lstrip()[:1] == b"{":
         return SseEvent(block)
     lines = block.split(b"\n") if b"\r" not in block else _EOL.split(block)

@@ -1,7 +1,7 @@
 """Figures of one request that derive from its stamps. Pure; definitions in docs/metrics.md."""
 
-from itertools import pairwise
 from math import ceil
+from operator import sub
 
 import msgspec
 
@@ -59,7 +59,7 @@ def _gaps_us(token_times: list[float]) -> list[int]:
         return []
     first = token_times[0]
     offsets = [int((t - first) * 1e6 + 0.5) for t in token_times]
-    return [0, *(b - a for a, b in pairwise(offsets))]
+    return [0, *map(sub, offsets[1:], offsets)]
 
 
 def _tpot(
