@@ -54,7 +54,27 @@ def arrivals(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[
         seen = _seen(target, model, engine, gpu)
         groups = _groups(requests, loads[(target, model)], _others(requests, loads, target, model))
         found += _join(requests, target, model, seen, groups, [*engine, *gpu])
-    return sorted(found, key=lambda a: a.ready_s)
+    return sorted(_unblocked(requests, found, speed), key=lambda a: a.ready_s)
+
+
+def _unblocked(requests: Requests, found: list[Arrival], speed: float) -> list[Arrival]:
+    """`found` without requests that only stood behind another model's load.
+
+    Ollama loads one model after another and lets go of everybody who waited at once: of loads of
+    one target that the client alone saw and that end together, only the one asked for first
+    can be true, and none when another side saw one end there.
+    """
+
+    def rank(a: Arrival) -> tuple[bool, float]:
+        return not (a.engine or a.gpu), min(requests.t_sent[list(a.members)], default=0.0)
+
+    kept: list[Arrival] = []
+    for a in sorted(found, key=rank):
+        ends = [k.ready_s for k in kept if k.target == a.target and k.members]
+        alone = not (a.engine or a.gpu)
+        if not (alone and any(abs(e - a.ready_s) <= WARM_LOAD_S / speed for e in ends)):
+            kept.append(a)
+    return kept
 
 
 def loaded(requests: Requests, mine: Ints, speed: float = 1.0) -> Ints:

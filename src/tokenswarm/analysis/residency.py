@@ -17,6 +17,9 @@ PRESENT_RATIO = 0.25
 """A process holds its model while it has this share of the most memory it ever had: below it,
 it is starting, or asleep with its context only."""
 
+ONE_LOOK_S = 0.05
+"""Rows of one poll lie so close together, polls do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stay:
@@ -80,8 +83,8 @@ def _looks(polls: Columns, t0_unix_ns: int, target: object, at: Floats) -> dict[
 
 
 def _before(looks: Floats, at_s: float) -> float:
-    """The last look before `at_s`, -inf when there was none."""
-    i = int(np.searchsorted(looks, at_s, side="left"))
+    """The last look before the one at `at_s`, -inf when there was none."""
+    i = int(np.searchsorted(looks, at_s - ONE_LOOK_S, side="left"))
     return float(looks[i - 1]) if i else -np.inf
 
 

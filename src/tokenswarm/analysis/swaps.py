@@ -50,6 +50,11 @@ class Coldstart:
     known: bool = False
 
     @property
+    def done_s(self) -> float:
+        """The earliest moment at which it can have been ready; t4 where the client tells it."""
+        return self.t4_s if self.arrival.members else self.arrival.lo_s
+
+    @property
     def window(self) -> Window:
         return Window(self.arrival.target, self.arrival.model, self.t0_s, self.t4_s, self.trigger)
 
@@ -94,7 +99,7 @@ def coldstarts(requests: Requests, stays: list[Stay], speed: float = 1.0) -> lis
         taken |= np.asarray(mine & served, dtype=np.bool_)
         taken[[trigger, *a.members]] = True
         found.append(start)
-    return _with_victims(sorted(found, key=lambda c: c.t0_s), stays)
+    return _with_victims(requests, sorted(found, key=lambda c: c.t0_s), stays)
 
 
 def _trigger(requests: Requests, a: Arrival, taken: Bools) -> int | None:
@@ -117,11 +122,14 @@ def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
     return Coldstart(a, trigger, t0, max(t0, min(t4, t5 if t5 is not None else t4)), t5)
 
 
-def _with_victims(starts: list[Coldstart], stays: list[Stay]) -> list[Coldstart]:
-    """Give each departure to the one event whose [t0, t4] it overlaps most."""
+def _with_victims(
+    requests: Requests, starts: list[Coldstart], stays: list[Stay]
+) -> list[Coldstart]:
+    """Give each departure to the one event whose turn it overlaps most."""
     victims: dict[int, list[Stay]] = {}
-    for stay in _departures(stays):
-        shares = [(_share(c, stay, starts), k) for k, c in enumerate(starts)]
+    turns = _turns(starts)
+    for stay in (_served(requests, s) for s in _departures(stays)):
+        shares = [(_share(c, stay, turns[k]), k) for k, c in enumerate(starts)]
         share, k = max(shares, default=(-1.0, -1))
         if share >= 0:
             victims.setdefault(k, []).append(stay)
@@ -143,12 +151,41 @@ def _same_end(engine: Stay, gpu: Stay) -> bool:
     return engine.model == gpu.model and near
 
 
-def _share(c: Coldstart, stay: Stay, starts: list[Coldstart]) -> float:
-    """Seconds in which `stay` may have ended within `c`; negative when it did not."""
+def _served(requests: Requests, stay: Stay) -> Stay:
+    """`stay` with its last sight moved on to the last token that its model gave before it was
+    seen gone: polls are far apart, tokens are not."""
+    mine = requests.model == stay.model
+    if stay.target is not None:
+        mine = mine & (requests.target == stay.target)
+    last = requests.t_last[mine]
+    last = last[last <= stay.end_s]
+    return replace(stay, last_s=max(stay.last_s, float(last.max()))) if len(last) else stay
+
+
+def _turns(starts: list[Coldstart]) -> list[tuple[float, float]]:
+    """When each event can have evicted: from t0, or from when the load before it in the same
+    target was done (whoever is in the queue has not evicted anybody yet), until there was no
+    time left to load: half of the shortest time that the model ever took before t4."""
+    begins = []
+    for c in starts:
+        earlier = [o for o in starts if o.t4_s < c.t4_s and o.arrival.target == c.arrival.target]
+        begins.append(max([c.t0_s, *(o.done_s for o in earlier)]))
+    quickest: dict[tuple[str, str], float] = {}
+    for c, begin in zip(starts, begins, strict=True):
+        key = (c.arrival.target, c.arrival.model)
+        born = c.arrival.gpu.birth_s if c.arrival.gpu else None
+        quickest[key] = min(quickest.get(key, np.inf), c.t4_s - max(begin, born or begin))
+    return [
+        (begin - SLACK_S, c.t4_s - quickest[(c.arrival.target, c.arrival.model)] / 2 + SLACK_S)
+        for c, begin in zip(starts, begins, strict=True)
+    ]
+
+
+def _share(c: Coldstart, stay: Stay, turn: tuple[float, float]) -> float:
+    """Seconds in which `stay` may have ended within `turn`; negative when it did not."""
     if stay.model == c.arrival.model or stay.target not in (None, c.arrival.target):
         return -1.0
-    lo, hi = c.t0_s - SLACK_S, c.t4_s + SLACK_S
-    return min(hi, stay.end_s) - max(lo, stay.last_s)
+    return min(turn[1], stay.end_s) - max(turn[0], stay.last_s)
 
 
 def _known(c: Coldstart, stays: list[Stay]) -> bool:
