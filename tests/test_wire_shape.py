@@ -136,7 +136,7 @@ def test_a_gigantic_event_is_no_token_even_when_it_has_the_shape() -> None:
     assert reader.ended(True).error_kind == "too_large"
 
 
-def test_learning_stops_when_every_event_is_another() -> None:
+def test_events_that_all_differ_are_all_counted() -> None:
     reader = reader_for(Case("", b""))
     for number in range(200):
         assert reader.feed(float(number), sse(*words("a", created=number))) == 1

@@ -118,9 +118,8 @@ def parse_sse(block: bytes) -> SseEvent:
     (old llama.cpp) and a bare JSON object where an event should be (proxies).
     """
     if block.startswith(b"data:") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
-        return SseEvent(
-            block[5:-2].removeprefix(b" ")
-        )  # the common case: one line, its end, a blank line
+        # the common case: one line, its end, a blank line
+        return SseEvent(block[5:-2].removeprefix(b" "))
     if block.lstrip()[:1] == b"{":
         return SseEvent(block)
     lines = block.split(b"\n") if b"\r" not in block else _EOL.split(block)

@@ -76,7 +76,7 @@ def learn(block: bytes, key: str, text: str, least: int) -> Shape | None:
         return None
     head, tail = block[: span[0]], block[span[1] :]
     cut = _value(head, _STAMP)
-    if cut is None or _STAMP in tail:
+    if cut is None:
         return _plain(head, tail, least)
     return _stamped(head[: cut[0]], head[cut[1] :], tail, least)
 
