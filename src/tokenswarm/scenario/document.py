@@ -14,6 +14,9 @@ MAX_VALUES = 100_000
 MAX_NUMBER = 2**53
 """Integers beyond it change their value in JSON."""
 
+_TEXT = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class Document:
     """`data` is plain dicts with str keys, lists and scalars. Errors are ScenarioErrors."""
@@ -22,7 +25,7 @@ class Document:
         self._file = file
         self._root = self._compose(text)
         self._refuse_bombs()
-        self._refuse_duplicates(self._root, (), set())
+        self._refuse_keys(self._root, (), set())
         self.data: Any = self._construct()
         self._refuse_odd_values(self.data, ())
 
@@ -91,28 +94,26 @@ class Document:
             )
             raise ScenarioError(message, file=self._file)
 
-    def _refuse_duplicates(self, node: yaml.Node, place: Place, done: set[int]) -> None:
+    def _refuse_keys(self, node: yaml.Node, place: Place, done: set[int]) -> None:
+        """Refuse keys that stand twice in a mapping, and keys that YAML reads as no text."""
         if id(node) in done:
             return
         done.add(id(node))
         seen: dict[str, int] = {}
         for key, part, child in _children(node):
-            if key is not None and key.value in seen and key.value != "<<":
-                first = seen[key.value]
-                message = f"key {key.value!r} is already on line {first}; keep one of them"
-                path, line = written((*place, part)), key.start_mark.line + 1
-                raise ScenarioError(message, file=self._file, path=path, line=line)
-            if key is not None:
-                seen[key.value] = key.start_mark.line + 1
-            self._refuse_duplicates(child, (*place, part), done)
+            if key is not None and key.tag != _MERGE:
+                problem = _key_problem(key, seen)
+                line = key.start_mark.line + 1
+                if problem:
+                    path = written((*place, part))
+                    raise ScenarioError(problem, file=self._file, path=path, line=line)
+                seen[key.value] = line
+            self._refuse_keys(child, (*place, part), done)
 
     def _refuse_odd_values(self, value: Any, place: Place) -> None:
-        """Refuse what JSON cannot carry: NaN, infinities, huge integers, keys that are not text."""
+        """Refuse what JSON cannot carry: NaN, infinities, huge integers."""
         if isinstance(value, dict):
             for key, child in value.items():
-                if not isinstance(key, str):
-                    message = f"key {key!r} is not text; put it in quotes"
-                    raise self.error(message, (*place, str(key)), key=True)
                 self._refuse_odd_values(child, (*place, key))
         elif isinstance(value, list):
             for number, child in enumerate(value):
@@ -120,6 +121,14 @@ class Document:
         elif isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
             message = f"{value!r} is not a usable number; give one between -2**53 and 2**53"
             raise self.error(message, place)
+
+
+def _key_problem(key: yaml.ScalarNode, seen: dict[str, int]) -> str | None:
+    if key.value in seen:
+        return f"key {key.value!r} is already on line {seen[key.value]}; keep one of them"
+    if key.tag != _TEXT:
+        return f"key {key.value!r} is not text to YAML; put it in quotes"
+    return None
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[yaml.ScalarNode | None, str | int, yaml.Node]]:

@@ -19,7 +19,6 @@ _WORDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "null": "nothing",
 }
 
 
@@ -58,7 +57,7 @@ def _problem(data: Any, text: str) -> Problem:
     if what.startswith("Invalid"):
         choices = _choices(data, place)
         return Problem(place, f"{value} is unknown; {nearest(value.strip(chr(39)), choices)}")
-    return Problem(place, f"{value} is not {_expected(what)}{_hint(what, _value(data, place))}")
+    return Problem(place, f"{value} does not fit; {_way_out(what, _value(data, place))}")
 
 
 def _missing(key: str, data: Any, place: Place) -> str:
@@ -66,22 +65,22 @@ def _missing(key: str, data: Any, place: Place) -> str:
     return f"key {key!r} is missing; add `{key}: {' | '.join(choices) or '...'}`"
 
 
-def _expected(what: str) -> str:
+def _way_out(what: str, value: Any) -> str:
     match = re.match(r"Expected `([^`]*)`", what)
-    if not match:
-        return f"usable here ({what.lower()})"
-    return " or ".join(_WORDS.get(word, word) for word in match[1].split(" | "))
+    kinds = [kind for kind in match[1].split(" | ") if kind != "null"] if match else []
+    if "float" in kinds and isinstance(value, str) and (number := _number(value)):
+        return f"write {number} without quotes"
+    if kinds == ["str"] and isinstance(value, int | float):
+        return "put it in quotes"
+    return f"give {' or '.join(_WORDS.get(kind, kind) for kind in kinds) or 'another value'}"
 
 
-def _hint(what: str, value: Any) -> str:
-    if isinstance(value, str) and re.match(r"Expected `[^`]*(int|float)", what):
-        try:
-            return f"; write {float(value)!r} without quotes"
-        except ValueError:
-            return ""
-    if re.match(r"Expected `str`", what) and isinstance(value, int | float):
-        return "; put it in quotes"
-    return ""
+def _number(text: str) -> str | None:
+    """Return the number that YAML took for text, as in 1e3, in a form that it reads."""
+    try:
+        return repr(float(text))
+    except ValueError:
+        return None
 
 
 def _place(data: Any, where: str) -> Place:
