@@ -173,9 +173,9 @@ def _what_failed(error: Exception, where: str, server: Server) -> str:
         )
     if isinstance(error, ssl.SSLError):
         return f"{where} does not speak TLS ({error.reason}): is it http:// rather than https://?"
+    if isinstance(error, http.client.RemoteDisconnected):  # an OSError, too
+        return f"{where} closed the connection without an answer: is the port the server's?"
     if isinstance(error, OSError):
         return f"the connection to {where} broke: {error.strerror or error}"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return f"{where} closed the connection without an answer: is the port the server's?"
     detail = str(error)[:120] or type(error).__name__
     return f"{where} does not answer in HTTP ({detail!r}): is the port the server's?"

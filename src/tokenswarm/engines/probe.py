@@ -98,8 +98,8 @@ def _unknown(server: Server, first: Reply, wanted: str | None) -> str:
         return f"{server.root} is not ready ({said(server, first)}): wait until it has started"
     sort = f"does not answer as {wanted}" if wanted else "is no server that can be tested"
     return (
-        f"{server.root} {sort}: /v1/models answers {said(server, first)}; correct the target's "
-        f"url (known engines: {', '.join(ENGINES)})"
+        f"{server.root} {sort}, /v1/models answers {said(server, first)}: correct the target's "
+        f"url (engines known here are {', '.join(ENGINES)})"
     )
 
 

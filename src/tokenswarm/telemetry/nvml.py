@@ -31,6 +31,7 @@ class Nvml:
             self._cards = [_Card(self._nvml, i) for i in range(count)]
         except self._nvml.NVMLError as e:
             raise UsageError(f"NVML cannot list the GPUs of this host: {e}") from None
+        self.driver = self._driver()
         self._stop = threading.Event()
         self._slow = threading.Thread(target=self._read_energy, name="nvml-slow", daemon=True)
         self._slow.start()
@@ -47,6 +48,12 @@ class Nvml:
             self._nvml.nvmlShutdown()
         except self._nvml.NVMLError:
             pass  # the driver has gone; so do we
+
+    def _driver(self) -> str:
+        try:
+            return str(self._nvml.nvmlSystemGetDriverVersion())
+        except self._nvml.NVMLError:
+            return "of unknown version"
 
     def _read_energy(self) -> None:
         for _ in Ticks(SLOW_S, self._stop):

@@ -1,0 +1,169 @@
+"""What each engine says of itself once it is known: residency, figures, token counts."""
+
+from contextlib import nullcontext
+
+import pytest
+from tests.canned_server import Given, canned_server
+from tests.engine_answers import (
+    held,
+    llama_cpp_python,
+    llama_router,
+    llama_swap,
+    ollama,
+    openai,
+    sglang,
+    vllm,
+)
+
+from tokenswarm.engines import adapter, template_tokens
+from tokenswarm.engines.protocol import LoadFigures, Residency
+from tokenswarm.errors import TargetError
+
+PATHS = [
+    "/v1/models",
+    "/api/ps",
+    "/api/tags",
+    "/api/version",
+    "/version",
+    "/running",
+    "/props",
+    "/server_info",
+    "/ready",
+    "/health",
+    "/metrics",
+    "/is_sleeping",
+]
+LISTERS = ("ollama", "llama-swap")  # what they hold is one list; without it they say nothing
+
+
+@pytest.mark.parametrize(
+    ("size", "vram", "state"),
+    [
+        (1000, 1000, "resident"),
+        (1000, 999, "partial"),  # a part runs on the CPU
+        (1000, 0, "partial"),  # all of it does
+    ],
+)
+def test_ollama_tells_what_it_holds_and_what_spilled(size: int, vram: int, state: str) -> None:
+    with canned_server(ollama(held("qwen:latest", size, vram))) as canned:
+        found = adapter("ollama").residency(canned.url, 5.0)
+    assert found is not None
+    assert [(r.model, r.state, r.size_bytes, r.vram_bytes, r.context_length) for r in found] == [
+        ("qwen:latest", state, size, vram, 2048)
+    ]
+
+
+def test_ollama_holding_nothing_is_not_the_same_as_ollama_not_saying() -> None:
+    with canned_server(ollama()) as canned:
+        assert adapter("ollama").residency(canned.url, 5.0) == ()
+        canned.answers["/api/ps"] = (500, b"oops")
+        with pytest.raises(TargetError, match=r"/api/ps: not a list of models: HTTP 500 'oops'"):
+            adapter("ollama").residency(canned.url, 5.0)
+
+
+@pytest.mark.parametrize("dev_mode", [True, False])
+@pytest.mark.parametrize(
+    ("metrics", "state"),
+    [
+        ("metrics.prom", "resident"),
+        ("metrics_asleep.prom", "asleep"),
+        ("metrics_awake.prom", "resident"),
+    ],
+)
+def test_vllm_sleeps_by_either_sign(metrics: str, state: str, dev_mode: bool) -> None:
+    with canned_server(vllm(metrics, dev_mode=dev_mode)) as canned:
+        found = adapter("vllm").residency(canned.url, 5.0)
+    assert found == (Residency("tinyllama-1.1b", "resident" if state == "resident" else "asleep"),)
+
+
+def test_vllm_figures_add_up_the_engines_of_one_model() -> None:
+    page = b"".join(
+        b'vllm:num_requests_%s{engine="%d",model_name="m"} %d\n' % (name, engine, value)
+        for engine, running, waiting in [(0, 3, 1), (1, 4, 0)]
+        for name, value in [(b"running", running), (b"waiting", waiting)]
+    )
+    page += b'vllm:num_requests_waiting_by_reason{model_name="m",reason="capacity"} 9\n'
+    page += b'vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5\n'
+    page += b'vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.25\n'
+    with canned_server({"/metrics": page}) as canned:
+        (figures,) = adapter("vllm").figures(canned.url, 5.0)
+    assert figures == LoadFigures("m", running=7, waiting=1, kv_cache_ratio=0.375)
+
+
+def test_vllm_figures_of_the_recording() -> None:
+    with canned_server(vllm()) as canned:
+        assert adapter("vllm").figures(canned.url, 5.0) == (
+            LoadFigures("tinyllama-1.1b", running=0, waiting=0, kv_cache_ratio=0.0),
+        )
+
+
+def test_vllm_counts_tokens_of_a_text_and_of_its_template() -> None:
+    with canned_server(vllm()) as canned:
+        assert adapter("vllm").count_tokens(canned.url, "tinyllama-1.1b", "hello", 5.0) == 5
+        assert adapter("vllm").template_tokens(canned.url, "tinyllama-1.1b", 5.0) == 7
+        assert template_tokens(canned.url, "tinyllama-1.1b") == 7
+        canned.answers["/tokenize"] = (404, b"{}")
+        assert adapter("vllm").count_tokens(canned.url, "tinyllama-1.1b", "hello", 5.0) is None
+        assert adapter("vllm").template_tokens(canned.url, "tinyllama-1.1b", 5.0) is None
+
+
+def test_sglang_is_ready_or_loading_or_too_old_to_say() -> None:
+    with canned_server(sglang()) as canned:
+        assert adapter("sglang").residency(canned.url, 5.0) == (Residency("qwen", "resident"),)
+        canned.answers["/ready"] = (503, b"")
+        assert adapter("sglang").residency(canned.url, 5.0) == (Residency("qwen", "loading"),)
+        del canned.answers["/ready"]
+        assert adapter("sglang").residency(canned.url, 5.0) is None
+        assert not any(path.startswith("/health") for path, _, _ in canned.seen)
+
+
+def test_sglang_figures_need_its_metrics() -> None:
+    with canned_server(sglang()) as canned:
+        assert adapter("sglang").figures(canned.url, 5.0) == (
+            LoadFigures("qwen", running=3, waiting=2, kv_cache_ratio=0.25),
+        )
+        del canned.answers["/metrics"]
+        assert adapter("sglang").figures(canned.url, 5.0) == ()
+
+
+def test_a_llama_router_tells_the_state_of_every_model() -> None:
+    with canned_server(llama_router()) as canned:
+        assert adapter("llama-cpp").residency(canned.url, 5.0) == (
+            Residency("loaded", "resident"),
+            Residency("loading", "loading"),
+            Residency("unloaded", "absent"),
+            Residency("sleeping", "asleep"),
+        )
+        assert adapter("llama-cpp").figures(canned.url, 5.0) == ()
+
+
+def test_llama_swap_tells_what_runs_behind_it() -> None:
+    with canned_server(llama_swap()) as canned:
+        assert adapter("llama-swap").residency(canned.url, 5.0) == (
+            Residency("a", "resident"),
+            Residency("b", "loading"),
+            Residency("c", "absent"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("engine", "answers"), [("openai", openai()), ("llama-cpp-python", llama_cpp_python())]
+)
+def test_an_engine_without_a_way_to_say_says_none(engine: str, answers: dict[str, Given]) -> None:
+    with canned_server(answers) as canned:
+        there = adapter(engine)
+        assert there.residency(canned.url, 5.0) is None
+        assert there.figures(canned.url, 5.0) == ()
+        assert there.count_tokens(canned.url, "m", "x", 5.0) is None
+        assert there.template_tokens(canned.url, "m", 5.0) is None
+
+
+@pytest.mark.parametrize("engine", ["ollama", "vllm", "sglang", "llama-cpp", "llama-swap"])
+@pytest.mark.parametrize("nonsense", [b"null", b"[]", b'{"models": 3, "data": [1, {}]}', b"<html>"])
+def test_nonsense_under_200_is_no_engine_and_no_crash(engine: str, nonsense: bytes) -> None:
+    answers: dict[str, Given] = dict.fromkeys(PATHS, nonsense)
+    with canned_server(answers) as canned:
+        assert adapter(engine).fingerprint(canned.url, 5.0) is None
+        assert adapter(engine).figures(canned.url, 5.0) == ()
+        with pytest.raises(TargetError, match="not a list") if engine in LISTERS else nullcontext():
+            assert not adapter(engine).residency(canned.url, 5.0)
