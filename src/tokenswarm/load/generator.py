@@ -90,6 +90,12 @@ class Generator:
         self._requests += 1
         return f"{self.worker}-{self._requests}"
 
+    def wait_for_t0(self) -> None:
+        """Sleep until the run's clock is at 0."""
+        wait_s = self.clock.perf(0.0) - perf_counter()
+        if wait_s > 0:
+            gevent.sleep(wait_s)
+
     def phase(self, sent: float | None) -> Phase:
         """The phase a request belongs to, by when it was sent (perf_counter seconds)."""
         if self.scenario is None or sent is None:

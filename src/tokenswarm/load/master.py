@@ -14,7 +14,7 @@ import gevent
 import msgspec
 
 from tokenswarm import __version__
-from tokenswarm.clock import new_run_id, slug
+from tokenswarm.clock import NS, new_run_id, slug
 from tokenswarm.engines.probe import target_headers
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DRAIN_S = 300.0
 WORKER_GRACE_S = 90.0
+LEAD_NS = 1_000_000_000  # t0 lies ahead, so that every worker is ready for the first arrival
 
 
 class Run:
@@ -103,7 +104,7 @@ class Master:
         gevent.spawn(self._watch, run)
 
     def _new_run(self, scenario: Scenario | None, prepared: Prepared) -> Run:
-        t0_unix_ns = time.time_ns()
+        t0_unix_ns = time.time_ns() + LEAD_NS
         run_dir = RunDir.create(Path(self._options.runs_dir).absolute(), new_run_id(t0_unix_ns))
         manifest = Manifest(
             run_id=run_dir.path.name,
@@ -163,7 +164,7 @@ class Master:
         limit_s = run.scenario.duration_s if run.scenario else None
         if self._options.run_time:
             limit_s = None  # Locust's own --run-time ends the run
-        began = time.monotonic()
+        began = time.monotonic() + LEAD_NS / NS
         while self.run is run and not run.stopping:
             gevent.sleep(0.1)
             if self.generator is not None:
@@ -228,10 +229,12 @@ class Master:
         until = time.monotonic() + run.drain_s + WORKER_GRACE_S
         while self._undrained(run) and time.monotonic() < until:
             gevent.sleep(0.05)
-        for said in run.drained.values():
+        for client_id, said in run.drained.items():
             if said["complete"]:
                 run.manifest.ended[said["source"]] = said["rows"]
             run.manifest.routes[said["source"]] = said["route"]
+            run.totals.report(client_id, said.pop("models"))
+            run.manifest.workers.append(said)
 
     def _undrained(self, run: Run) -> set[str]:
         alive = {c.id for c in self._runner.clients.all if c.state != "missing"}

@@ -14,8 +14,7 @@ from tokenswarm.scenario.urls import target_urls
 
 def add_arguments(parser: Any) -> None:
     """Add tokenswarm's group; Locust's own servers listen on loopback unless told otherwise."""
-    group = parser.add_argument_group("tokenswarm", "options of tokenswarm's locustfiles")
-    add = group.add_argument
+    add = parser.add_argument  # not a group: only Locust's parser knows include_in_web_ui
     add(
         "--scenario",
         metavar="FILE",

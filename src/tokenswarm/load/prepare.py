@@ -7,7 +7,6 @@ from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import TargetError
 from tokenswarm.scenario.model import Model, Scenario, SyntheticPrompt
 from tokenswarm.scenario.prompts import Vocabulary, measure
-from tokenswarm.scenario.words import WORDS
 
 TOKEN_IDS = (10, 200)  # ids that every vocabulary has
 PROBE_S = 10.0
@@ -73,4 +72,4 @@ def _measured(scenario: Scenario, model: Model, engine: EngineInfo) -> Vocabular
     template = 0
     if model.endpoint == "chat":
         template = server.template_tokens(target.url, model.model, PROBE_S) or 0
-    return measure(WORDS, lambda text: count(text) + template)
+    return measure(count, overhead_tokens=template)

@@ -31,7 +31,8 @@ class ModelUser(User):
         if generator is None or generator.stopped:
             raise StopUser
         self._generator = generator
-        self._generator.users += 1
+        generator.users += 1
+        generator.wait_for_t0()
         self._sender = Sender(generator, self.environment.events.request)
 
     def on_stop(self) -> None:

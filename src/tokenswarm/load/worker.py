@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult
 
+from tokenswarm.clock import slug
 from tokenswarm.load import link
 from tokenswarm.load.generator import Drained, Generator
 from tokenswarm.load.start import RunStart
@@ -112,6 +114,9 @@ class Worker:
             "rows": drained.rows,
             "dropped": drained.dropped,
             "cut": drained.cut,
+            "models": generator.totals(),
+            "pid": os.getpid(),
+            "host": slug(socket.gethostname()),
         }
         try:
             self._runner.send_message(DRAINED, data)
