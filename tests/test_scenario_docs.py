@@ -102,7 +102,8 @@ def test_a_shipped_scenario_loads_plans_and_travels(path: Path) -> None:
     scenario = resolve(load(path), path.parent)
     assert scenario.name == path.stem
     assert from_dict(to_dict(scenario)) == scenario
-    asked = {Plan(scenario).request(index).model for index in range(200)}
+    plan = Plan(scenario)
+    asked = {plan.request(index).model for index in range(200)}
     assert asked == {m.name for m in scenario.models}
 
 

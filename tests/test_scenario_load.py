@@ -239,7 +239,7 @@ def test_a_secret_in_a_file_is_refused_and_not_repeated(
         ("? [a]\n: 1\n", 1, "not valid YAML"),  # a key that is a list
         ("name: \x07\n", None, "not valid YAML"),  # not a printable character
         ("seed: " + "9" * 5000, None, "put it in quotes"),  # Python refuses to read it
-        ("name: " + "[" * 5000, None, "nested too deeply"),
+        ("- " * 2000, None, "nested too deeply"),
         ("a: &a [*a]\n", None, "aliases"),  # a cycle
         ("- a\n- b\n", 1, "give a mapping"),  # a list
         ("#" * (1 << 20) + "\n", None, "at most 1048576"),
@@ -430,7 +430,7 @@ def test_a_scenario_survives_the_way_through_json_and_msgpack(scenario: Scenario
 def test_data_that_is_no_scenario_is_refused() -> None:
     data = to_dict(parse(BASE))
     data["models"][0]["weight"] = -1
-    with pytest.raises(ScenarioError, match=r"^\$\.models\[0\]\.weight: -1 is too small"):
+    with pytest.raises(ScenarioError, match=r"^\$\.models\[0\]\.weight: -1 is out of range"):
         from_dict(data)
     with pytest.raises(ScenarioError, match="give a mapping"):
         from_dict(["a"])

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -281,15 +282,15 @@ def _telemetry(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _at_least(place: Place, value: float, least: float) -> Iterator[Problem]:
-    if value < least:
-        yield Problem(place, f"{value:g} is too small; give {least:g} or more")
+    if not least <= value < inf:  # false for NaN too
+        yield Problem(place, f"{value:g} is out of range; give {least:g} or more")
 
 
 def _at_most(place: Place, value: float, most: float) -> Iterator[Problem]:
-    if value > most:
-        yield Problem(place, f"{value:g} is too large; give {most:g} or less")
+    if not value <= most:
+        yield Problem(place, f"{value:g} is out of range; give {most:g} or less")
 
 
 def _above(place: Place, value: float, bound: float) -> Iterator[Problem]:
-    if value <= bound:
-        yield Problem(place, f"{value:g} is too small; give more than {bound:g}")
+    if not bound < value < inf:
+        yield Problem(place, f"{value:g} is out of range; give more than {bound:g}")
