@@ -17,6 +17,7 @@ from bench.server import Api, BenchError, Server, Timing
 
 BUDGET_US = 12.0
 BUDGET_RATIO = 1.8
+WRK_US = 6.7  # what wrk took on the machine that BUDGET_US was set on
 SLACK = 1.1  # over the budget by a tenth is noise
 LATE_RATIO = 0.01  # with more late writes than this the server was the bottleneck
 OTHERS_RATIO = 0.05  # with more of the clients' core than this, others spoil the caches
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api", choices=get_args(Api), default="openai", help="wire format")
     parser.add_argument("--streams", type=int, default=32, help="streams at once")
     parser.add_argument("--itl-ms", type=float, default=5.0, help="time between tokens, in ms")
-    parser.add_argument("--spread", action="store_true", help="no two streams in step")
+    parser.add_argument("--in-step", action="store_true", help="first tokens exactly on time")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, the order rotated")
     parser.add_argument("--seconds", type=float, default=6.0, help="window a client and round")
     parser.add_argument("--quick", action="store_true", help="one round of two seconds")
@@ -86,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, and say whether the budget holds: 0, or 1 when it does not."""
-    timing = Timing(itl_ms=arguments.itl_ms, spread=arguments.spread)
+    timing = Timing(itl_ms=arguments.itl_ms, spread=not arguments.in_step)
     window_s = 2.0 if arguments.quick else arguments.seconds
     case = Case(arguments.api, arguments.streams, timing, window_s)
     count = 1 if arguments.quick else arguments.rounds
@@ -149,7 +150,7 @@ def table(case: Case, rows: Sequence[Row], rounds: int) -> str:
     t = case.timing
     lines = [
         f"CPU us per streamed token; {case.api}, {case.streams} streams, {t.tokens} tokens,"
-        f" {t.ttft_ms:g} ms to the first, {t.itl_ms:g} ms apart{', spread' * t.spread};"
+        f" {t.ttft_ms:g} ms to the first, {t.itl_ms:g} ms apart{'' if t.spread else ', in step'};"
         f" {rounds} x {case.window_s:g} s",
         f"{'client':<16} {'min':>7} {'median':>7} {'max':>7} {'tree':>7} {'x wrk':>7}",
     ]
@@ -169,7 +170,10 @@ def exceeded(rows: Sequence[Row]) -> list[str]:
         if r.client != "tokenswarm":
             continue
         if r.us_median > SLACK * BUDGET_US:
-            found.append(f"over budget: {r.us_median:.2f} us/token, budget {BUDGET_US:g}")
+            found.append(
+                f"over budget: {r.us_median:.2f} us/token, budget {BUDGET_US:g}"
+                f" (where wrk takes {WRK_US:g})"
+            )
         if r.ratio is not None and r.ratio > SLACK * BUDGET_RATIO:
             found.append(f"over budget: {r.ratio:.2f} x wrk, budget {BUDGET_RATIO:g}")
     return found

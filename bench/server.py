@@ -24,12 +24,16 @@ class BenchError(Exception):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What a stream looks like. `spread` shifts each first token by 0 to one `itl_ms` at random."""
+    """What a stream looks like. `spread` adds 0 to one `itl_ms` to each first token, at random.
+
+    Without it streams that start together stay in step, and a client that starts them all at once
+    finds several tokens a wake-up where another finds one: no fair comparison.
+    """
 
     tokens: int = 64
     ttft_ms: float = 20.0
     itl_ms: float = 5.0
-    spread: bool = False
+    spread: bool = True
 
 
 class Stats(msgspec.Struct, frozen=True):
