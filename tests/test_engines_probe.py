@@ -110,6 +110,19 @@ def test_a_refusal_names_the_way_out(status: int, words: str) -> None:
         probe(canned.url)
 
 
+def test_a_vllm_that_only_guards_its_api_wants_its_key() -> None:
+    with (
+        canned_server(vllm() | {"/v1/models": (401, b'{"error":"Unauthorized"}')}) as canned,
+        pytest.raises(TargetError, match="wants a key"),
+    ):
+        probe(canned.url)
+
+
+def test_an_ollama_whose_other_api_is_closed_is_usable() -> None:
+    with canned_server(ollama() | {"/v1/models": (403, b"")}) as canned:
+        assert probe(canned.url).engine == "ollama"
+
+
 def test_a_key_that_is_refused_is_not_repeated() -> None:
     key = "sk-secret-114"
     with (

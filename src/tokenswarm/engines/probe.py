@@ -65,6 +65,8 @@ def probe(
                     f"{server.root} is {info.engine}, not {wanted.engine}: correct the target's "
                     "engine or url, or leave engine out to have it probed"
                 )
+            if first.status in (401, 403) and info.engine != "ollama":
+                break  # known by what it tells everybody, but its API is closed to us
             return _simulated(info, first)
     raise TargetError(_unknown(server, first, wanted.engine if wanted else None))
 

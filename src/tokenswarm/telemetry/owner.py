@@ -4,24 +4,32 @@ from collections.abc import Collection
 from pathlib import Path
 
 GENERATIONS = 3
+ATTEMPTS = 20
 
 
 class Owners:
-    """Model names by pid, remembered while the pid is asked for. `proc` is `/proc`."""
+    """Model names by pid, remembered while the pid is asked for. `proc` is `/proc`.
+
+    A process that says nothing is looked at ATTEMPTS times: it may have just been started.
+    """
 
     def __init__(self, names: Collection[str], proc: Path = Path("/proc")):
         self._names, self._proc = tuple(names), proc
         self._known: dict[int, str | None] = {}
+        self._attempts: dict[int, int] = {}
 
     def model(self, pid: int) -> str | None:
         """The server's name of the model, None when no command line says one."""
-        if pid not in self._known:
+        attempts = self._attempts.get(pid, 0)
+        if self._known.get(pid) is None and attempts < ATTEMPTS:
+            self._attempts[pid] = attempts + 1
             self._known[pid] = self._find(pid)
-        return self._known[pid]
+        return self._known.get(pid)
 
     def forget_all_but(self, pids: Collection[int]) -> None:
         """Pids are used again: drop those that have gone."""
-        self._known = {pid: name for pid, name in self._known.items() if pid in pids}
+        for pid in self._known.keys() - set(pids):
+            del self._known[pid], self._attempts[pid]
 
     def _find(self, pid: int) -> str | None:
         for _ in range(GENERATIONS):
