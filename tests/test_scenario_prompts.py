@@ -24,23 +24,27 @@ VOCABULARIES = st.builds(
         lambda costs: tuple((f"w{number}", cost) for number, cost in enumerate(costs))
     ),
     overhead_tokens=st.integers(0, 20),
+    begin=st.none() | st.just("w0"),
     exact=st.just(True),
 )
 
 
 def counted(text: str, vocabulary: Vocabulary) -> int:
     cost = dict(vocabulary.words)
-    return vocabulary.overhead_tokens + sum(cost[word] for word in text.split(" "))
+    words = text.split(" ")
+    if vocabulary.begin is not None:
+        assert words.pop(0) == vocabulary.begin
+    return vocabulary.overhead_tokens + sum(cost[word] for word in words)
 
 
 def reachable(vocabulary: Vocabulary, limit: int) -> set[int]:
-    """Every sum of one or more words below limit, by brute force."""
+    """Every sum of words below limit, by brute force; no words only after a beginning."""
     costs = {cost for _, cost in vocabulary.words}
     sums = {0}
     for total in range(1, limit):
         if any(total - cost in sums for cost in costs):
             sums.add(total)
-    return {vocabulary.overhead_tokens + total for total in sums if total}
+    return {vocabulary.overhead_tokens + total for total in sums if total or vocabulary.begin}
 
 
 @given(VOCABULARIES, st.integers(1, 150), st.integers(0, 2**40))
@@ -64,7 +68,7 @@ def test_plain_words_reach_every_length_also_beyond_the_prepared_text(wanted: in
 
 @pytest.mark.parametrize("wanted", [5000, 5001, 12_345])
 def test_words_of_several_tokens_reach_long_lengths_too(wanted: int) -> None:
-    vocabulary = Vocabulary((("aa", 2), ("bbb", 3)), 7, True)
+    vocabulary = Vocabulary((("aa", 2), ("bbb", 3)), 7, exact=True)
     drawn = text(wanted, 1, vocabulary)
     assert drawn.tokens == wanted == counted(drawn.text, vocabulary)
 
@@ -142,7 +146,7 @@ def test_a_server_with_one_token_a_word_is_measured_exactly_in_few_questions() -
     count = Counting(lambda words: 1 + len(words))  # 1: BOS
     vocabulary = measure(count, overhead_tokens=20)
     assert vocabulary.exact
-    assert vocabulary.overhead_tokens == 21
+    assert (vocabulary.begin, vocabulary.overhead_tokens) == (WORDS[0], 22)
     assert dict(vocabulary.words) == dict.fromkeys(WORDS, 1)
     assert count.calls <= 12
 
@@ -159,7 +163,16 @@ def test_words_of_several_tokens_are_kept_where_others_are_few() -> None:
     count = Counting(lambda words: 3 + sum(map(len, words)))  # bytes are tokens
     vocabulary = measure(count, ["a", "bb", "cccc", "x" * 40])
     assert dict(vocabulary.words) == {"a": 1, "bb": 2, "cccc": 4}
-    assert (vocabulary.exact, vocabulary.overhead_tokens) == (True, 3)
+    assert (vocabulary.exact, vocabulary.overhead_tokens) == (True, 3 + 1)
+
+
+def test_words_that_count_differently_at_the_beginning_do_not_spoil_exactness() -> None:
+    count = Counting(lambda words: len(words) + len(words[0]) % 3)
+    vocabulary = measure(count)
+    assert vocabulary.exact
+    for index in range(50):
+        drawn = text(10 + index, index, vocabulary)
+        assert count(drawn.text) == drawn.tokens == 10 + index
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,15 @@ class Vocabulary(msgspec.Struct, frozen=True):
     """How a server counts the tokens of plain text, for one model and endpoint.
 
     `words` are (word, tokens) with words joined by one space; `overhead_tokens` is what the
-    server counts besides (chat template, system prompt, BOS). `exact`: verified against the
-    server. `token_ids` (first, last + 1): the endpoint takes lists of ids, `words` are not used.
+    server counts besides: chat template, system prompt, BOS, and `begin`. `begin` is the word
+    that begins every text: many vocabularies split a word without a space before it in another
+    way, so counts of the words hold only after it. `exact`: verified against the server.
+    `token_ids` (first, last + 1): the endpoint takes lists of ids, `words` are not used.
     """
 
     words: tuple[tuple[str, int], ...] = ()
     overhead_tokens: int = 0
+    begin: str | None = None
     exact: bool = False
     token_ids: tuple[int, int] | None = None
 
@@ -75,6 +78,7 @@ class WordPrompts:
         words = _usable(vocabulary)
         self._key = key
         self._overhead = vocabulary.overhead_tokens
+        self._begin = [vocabulary.begin] if vocabulary.begin else []
         self._unit = min(words.values())
         self._heads = [word for word, tokens in words.items() if tokens == self._unit]
         self._digits = _digits(len(self._heads))
@@ -96,8 +100,9 @@ class WordPrompts:
 
         One word is the least: a wish smaller than the overhead gets the overhead and a word.
         """
-        heads, rest = self._split(max(n_tokens - self._overhead, self._unit))
-        parts = _spell(index + self._key % DIFFERENT, self._heads, heads)
+        least = 0 if self._begin else self._unit
+        heads, rest = self._split(max(n_tokens - self._overhead, least))
+        parts = self._begin + _spell(index + self._key % DIFFERENT, self._heads, heads)
         if rest:
             # the cut keeps enough tokens that it can be filled exactly whatever it is
             rounds = max(rest - len(self._fill), 0) // self._round
@@ -108,12 +113,12 @@ class WordPrompts:
 
     def _split(self, tokens: int) -> tuple[int, int]:
         """Return (number of first words, tokens of the rest), the sum reachable and <= tokens."""
-        for total in range(tokens, 0, -1):
+        for total in range(tokens, -1, -1):
             for heads in range(min(self._digits, total // self._unit), -1, -1):
                 rest = total - heads * self._unit
                 if self._reachable(rest):
                     return heads, rest
-        raise AssertionError("one word is always reachable")
+        raise AssertionError("no words are always reachable")
 
     def _reachable(self, tokens: int) -> bool:
         if tokens < len(self._fill):
@@ -164,25 +169,24 @@ def measure(
 ) -> Vocabulary:
     """Return the vocabulary of a server that counts by `count(text)`.
 
-    `overhead_tokens` is what a request has beyond `count` (chat template, system prompt); what
-    `count` itself adds to any text (BOS) is found: one word costs more than a further one. Words
-    of one token are found in groups, halving those that have more, so a well-behaved vocabulary
-    takes about ten counts.
-    `exact` only if `checks` random combinations counted as the sum of their words.
+    `overhead_tokens` is what a request has beyond `count` (chat template, system prompt). The
+    first word begins every text; what `count` adds to any text (BOS) is in its count. Words of
+    one token are found in groups, halving those that have more, so a well-behaved vocabulary
+    takes about ten counts. `exact` only if `checks` random texts counted as their words do.
     """
     candidates = list(dict.fromkeys(words))
     if len(candidates) < 2:
         raise ValueError(f"measure needs at least two words, got {len(candidates)}")
-    first = candidates[0]
-    overhead = 2 * count(first) - count(f"{first} {first}")
-    costs = _group_costs(candidates, lambda group: count(" ".join(group)) - overhead)
+    begin = candidates[0]
+    alone = count(begin)
+    costs = _group_costs(candidates, lambda group: count(" ".join([begin, *group])) - alone)
     plain = {word: 1 for word, tokens in costs.items() if tokens == 1}
     known = plain if len(plain) >= ENOUGH_WORDS else costs
-    if overhead < 0 or len(known) < 2:
+    if len(known) < 2:
         return Vocabulary(default_vocabulary().words, overhead_tokens)
-    vocabulary = Vocabulary(tuple(known.items()), overhead)
+    vocabulary = Vocabulary(tuple(known.items()), alone, begin)
     exact = _verified(vocabulary, count, checks)
-    return Vocabulary(vocabulary.words, overhead + overhead_tokens, exact)
+    return Vocabulary(vocabulary.words, alone + overhead_tokens, begin, exact)
 
 
 def _group_costs(group: Sequence[str], cost: Callable[[Sequence[str]], int]) -> dict[str, int]:
