@@ -101,7 +101,13 @@ class Story:
 
 
 def story(
-    *, seed: int = 1, users: int = 4, duration_s: float = 60.0, slots: int = 2, think_s: float = 0.3
+    *,
+    seed: int = 1,
+    users: int = 4,
+    duration_s: float = 60.0,
+    slots: int = 2,
+    think_s: float = 0.3,
+    weights: tuple[float, float, float] = (6, 3, 1),
 ) -> Story:
     """A closed loop of `users` over three models, of which `slots` fit."""
     rng = random.Random(seed)
@@ -115,13 +121,14 @@ def story(
         if sent > duration_s:
             continue
         number += 1
-        model = rng.choices(list(SIZES), weights=(6, 3, 1))[0]
+        model = rng.choices(list(SIZES), weights)[0]
         name = f"w0-{number}"
         ready = server.grant(model, sent, name, told.loads)
         ttft = ready - sent + 0.02 * SIZES[model] / GIB * rng.uniform(0.9, 1.3) + 0.02
         gap = 0.004 + 0.003 * SIZES[model] / GIB
         made = request(
-            model, sent, ttft, rng.randint(40, 80), gap, id=name, server_load_s=ready - sent
+            model, sent, ttft, rng.randint(40, 80), gap, id=name, server_load_s=ready - sent,
+            slo_ok=ttft <= 0.5,
         )
         told.put("request", made)
         end = (made[0] - T0_NS) / 1e9

@@ -207,7 +207,7 @@ def _swaps(events: Sequence[SwapEvent], load_s: float) -> Swaps:
         count=len(swaps),
         latency_s=percentiles(_known([e.latency_s for e in swaps])),
         penalty_s=percentiles(_known([e.penalty_s for e in swaps])),
-        per_minute=len(swaps) / load_s * 60 if load_s > 0 else None,
+        per_minute=sum(e.t0_s < load_s for e in swaps) / load_s * 60 if load_s > 0 else None,
         waiters=sum(e.waiters for e in swaps),
         collateral=sum(e.collateral for e in swaps),
         events=list(events),

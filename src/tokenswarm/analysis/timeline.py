@@ -19,7 +19,8 @@ POINTS = 600
 DOTS = 4000
 """Single requests drawn over all models."""
 WINDOWS = 60
-"""Windows that P95 is taken over; few enough that each holds some requests."""
+WINDOW_REQUESTS = 20
+"""P95 is taken over at most so many windows, and fewer when they would hold fewer requests."""
 
 Numbers = list[float | None]
 
@@ -86,7 +87,8 @@ def timeline(
 ) -> Timeline:
     """Build the series of a run of `names`."""
     bin_s = max(1, int(np.ceil(tokens.seconds / POINTS)))
-    window_s = max(1.0, duration_s / WINDOWS)
+    windows = min(WINDOWS, max(6, len(requests) // WINDOW_REQUESTS))
+    window_s = max(1.0, duration_s / windows)
     edges = np.arange(0, max(duration_s, window_s), window_s)
     masks = [np.asarray(requests.model == n, dtype=np.bool_) for n in names]
     share = [int(DOTS * m.sum() / max(1, len(requests))) for m in masks]
