@@ -1,5 +1,6 @@
 """What the command line's commands do, between parsing and the parts that do the work."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,8 +71,18 @@ class RunCommand:
             ("--processes", self.workers or None),
         ]
         given: list[tuple[str, object]] = [(f, v) for f, v in optional if v is not None]
+        if self.workers:
+            # Locust's fixed port would join the workers of two runs at the same time
+            port = _free_port()
+            given += [("--master-bind-port", port), ("--master-port", port)]
         given += [("--target-url", url) for url in self.urls]
         return given + [("--gate", gate) for gate in self.gates]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def run_demo(workers: int, duration_s: float | None, out: Path) -> int:
@@ -93,15 +104,9 @@ def run_demo(workers: int, duration_s: float | None, out: Path) -> int:
 
 def make_report(run_dir: Path, gates: Sequence[str]) -> int:
     """Analyse `run_dir`, write summary.json and report.html, print the table; the exit code."""
-    from tokenswarm.report.run import report
-    from tokenswarm.report.terminal import render
-    from tokenswarm.store.rundir import RunDir
+    from tokenswarm.report.finish import exit_code, finish
 
-    run = RunDir.open(run_dir)
-    summary = report(run, gates)
-    sys.stdout.write(render(summary))
-    print(f"\nreport: {run.report}")
-    return {"good": 0, "gate_failed": 1}.get(summary.verdict, 3)
+    return exit_code(finish(run_dir, gates))
 
 
 def run_doctor(

@@ -4,6 +4,7 @@ from locust import events
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from tokenswarm.errors import TokenswarmError
@@ -18,6 +19,15 @@ def install() -> None:
     """Hook into Locust; called once, when tokenswarm.load is imported."""
     events.init_command_line_parser.add_listener(add_arguments)  # type: ignore[no-untyped-call]
     events.init.add_listener(_on_init)  # type: ignore[no-untyped-call]
+
+
+def default_scenario(path: Path) -> None:
+    """Play `path` when the command line names no scenario; for locustfiles."""
+
+    def set_default(parser: Any) -> None:
+        parser.set_defaults(scenario=str(path))
+
+    events.init_command_line_parser.add_listener(set_default)  # type: ignore[no-untyped-call]
 
 
 def _on_init(environment: Any, runner: Any, **_: Any) -> None:

@@ -26,7 +26,7 @@ from tokenswarm.load.prepare import Prepared, prepare
 from tokenswarm.load.reporter import finish_run
 from tokenswarm.load.sampler import SamplerProcess
 from tokenswarm.load.start import RunStart
-from tokenswarm.load.worker import DRAIN, DRAINED, START
+from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DRAIN_S = 300.0
 WORKER_GRACE_S = 90.0
+HELLO_S = 10.0
 LEAD_NS = 1_000_000_000  # t0 lies ahead, so that every worker is ready for the first arrival
 
 
@@ -68,6 +69,7 @@ class Master:
         self.generator: Generator | None = None
         self.run: Run | None = None
         self.exit_code: int | None = None
+        self._listening: set[str] = set()  # workers that take our messages
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
@@ -75,7 +77,7 @@ class Master:
         events.quitting.add_listener(self._on_quitting)
         if not local:
             events.worker_report.add_listener(self._on_report)
-            events.worker_connect.add_listener(self._on_worker)
+            runner.register_message(HELLO, self._on_hello)
             runner.register_message(link.BATCH, self._on_batch)
             runner.register_message(DRAINED, self._on_drained)
 
@@ -89,6 +91,7 @@ class Master:
     def _begin(self) -> None:
         scenario = scenario_of(self._options, self._runner.target_user_count)
         prepared = prepare(scenario) if scenario else Prepared({}, {}, [])
+        self._wait_for_workers()
         self.run = run = self._new_run(scenario, prepared)
         run.start = self._run_start(run, prepared)
         source = self._start_sampler(run, prepared)
@@ -102,6 +105,13 @@ class Master:
             gpu = f"gpu-{run.manifest.host}" if source.kind != "none" else None
             run.live = LiveLine(run.totals, run.dir.spool, gpu)
         gevent.spawn(self._watch, run)
+
+    def _wait_for_workers(self) -> None:
+        until = time.monotonic() + HELLO_S
+        while not self._local and time.monotonic() < until:
+            if {c.id for c in self._runner.clients.ready} <= self._listening:
+                return
+            gevent.sleep(0.02)
 
     def _new_run(self, scenario: Scenario | None, prepared: Prepared) -> Run:
         t0_unix_ns = time.time_ns() + LEAD_NS
@@ -188,10 +198,12 @@ class Master:
         if said["exhausted"]:
             self.run.exhausted.add(client_id)
 
-    def _on_worker(self, client_id: str, **_: Any) -> None:
+    def _on_hello(self, environment: Any, msg: Any, **_: Any) -> None:
+        """A worker listens; one that comes in the middle of a run joins it."""
+        self._listening.add(msg.node_id)
         run = self.run
         if run is not None and run.start is not None and not run.stopping:
-            self._runner.send_message(START, run.start.to_wire(), client_id)
+            self._runner.send_message(START, run.start.to_wire(), msg.node_id)
 
     def _on_batch(self, environment: Any, msg: Any, **_: Any) -> None:
         if self.run is not None and self.run.receiver is not None:

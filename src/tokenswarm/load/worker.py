@@ -19,6 +19,7 @@ from tokenswarm.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 
+HELLO = "tokenswarm-hello"
 START = "tokenswarm-start"
 DRAIN = "tokenswarm-drain"
 DRAINED = "tokenswarm-drained"
@@ -45,6 +46,8 @@ class Worker:
         events.test_stopping.add_listener(self._on_stopping)
         gevent.spawn(self._watch_master)
         self._take_sigint()
+        # Locust calls a worker ready before it listens for our messages: say when it does
+        runner.send_message(HELLO)
 
     # -- messages of the master
     def _on_start(self, environment: Any, msg: Any, **_: Any) -> None:
