@@ -163,7 +163,6 @@ def test_a_host_without_driver_says_what_to_do() -> None:
         Nvml(Owners(()))
 
 
-@pytest.mark.live
 @pytest.mark.skipif(not has_driver(), reason="no NVIDIA driver on this host")
 def test_a_real_card_adds_up() -> None:
     nvml = Nvml(Owners(()))

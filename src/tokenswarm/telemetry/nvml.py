@@ -5,6 +5,7 @@ bus is left out, the others go on. Units come from nvml.h: bytes, percent, mW, M
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenswarm.telemetry.owner import Owners
 from tokenswarm.telemetry.ticks import Ticks
 
 SLOW_S = 0.5
+FRESH_S = 0.1  # an older energy reading does not belong to the sample's time
 
 
 class Nvml:
@@ -75,7 +77,7 @@ class _Card:
             nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
         )
         self._lost = False
-        self._energy_j: float | None = None
+        self._energy: tuple[float, float] | None = None  # perf_counter() and joules
         self.name = str(self._ask("name", nvml.nvmlDeviceGetName) or "")
         self.uuid = str(self._ask("uuid", nvml.nvmlDeviceGetUUID) or "")
 
@@ -92,7 +94,6 @@ class _Card:
         clock_mhz = self._ask("clock", nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
         degrees = self._ask("temperature", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
         throttle = self._ask("throttle", nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        energy_j, self._energy_j = self._energy_j, None
         processes = self._processes(owners)
         if self._lost:
             return None
@@ -107,7 +108,7 @@ class _Card:
             util_ratio=_percent(_get(utilisation, "gpu")),
             mem_util_ratio=_percent(_get(utilisation, "memory")),
             power_w=None if power_mw is None else power_mw / 1e3,
-            energy_j=energy_j,
+            energy_j=self._take_energy(),
             sm_clock_hz=None if clock_mhz is None else int(clock_mhz) * 1_000_000,
             temperature_c=None if degrees is None else float(degrees),
             throttle_bits=None if throttle is None else int(throttle),
@@ -118,7 +119,13 @@ class _Card:
         """The counter, for the next sample; the call is slow."""
         millijoules = self._ask("energy", self._nvml.nvmlDeviceGetTotalEnergyConsumption)
         if millijoules is not None:
-            self._energy_j = millijoules / 1e3
+            self._energy = time.perf_counter(), millijoules / 1e3
+
+    def _take_energy(self) -> float | None:
+        taken, self._energy = self._energy, None
+        if taken is None or time.perf_counter() - taken[0] > FRESH_S:
+            return None
+        return taken[1]
 
     def _processes(self, owners: Owners) -> tuple[GpuProcess, ...]:
         running = self._ask("processes", self._nvml.nvmlDeviceGetComputeRunningProcesses) or []
