@@ -1,6 +1,7 @@
 """Profiles, knobs and the small grammars of requests."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,8 +125,11 @@ def test_keep_alive_as_a_number_is_seconds_and_negative_is_for_ever() -> None:
 
 
 def test_prompt_tokens_are_the_words_of_all_messages_and_parts() -> None:
-    parts = [{"type": "text", "text": "two words"}, {"type": "image_url"}]
-    messages = [{"role": "user", "content": "one"}, {"role": "user", "content": parts}]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "two words"}, {"type": "image_url"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "one"},
+        {"role": "user", "content": parts},
+    ]
     assert Body(messages=messages).prompt_words() == 3
     assert Body(prompt=[1, 2, 3, 4]).prompt_words() == 4  # token ids
     assert Body(input=["a b", "c"]).prompt_words() == 3

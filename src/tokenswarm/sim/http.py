@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import struct
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -129,15 +130,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, app: App, extra_headers: str, open_ones: set["Connection"]):
         self._app, self.extra_headers, self._open = app, extra_headers, open_ones
         self._task: asyncio.Task[None] | None = None
-        self._early: list[bytes] = []
-        self._fresh()
-
-    def _fresh(self) -> None:
+        self._reply: Reply | None = None
+        self._waiting: deque[tuple[Request, Reply]] = deque()  # pipelined
         self._parser = httptools.HttpRequestParser(self)
-        self._url, self._size = b"", 0
-        self._body: list[bytes] = []
-        self._headers: dict[str, str] = {}
-        self._done = False
+        self.on_message_begin()
 
     # asyncio's side
 
@@ -148,26 +144,29 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
-        if self._task is not None:
+        if self._task is not None and self._reply is not None and not self._reply.ended:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._task is not None:
-            self._early.append(data)  # pipelined: its turn comes after this reply
-            return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
-            self._refuse(400, b"400 Bad Request")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self.transport.is_closing():
+                reply = Reply(self, head_only=False, keep_alive=False, chunked=True)
+                reply.whole(400, b"400 Bad Request", TEXT)
             return
-        if self._done:
-            self._start()
+        self._next()
 
     def close_if_idle(self) -> None:
         if self._task is None:
             self.transport.abort()
 
     # httptools' side
+
+    def on_message_begin(self) -> None:
+        self._url, self._size = b"", 0
+        self._body: list[bytes] = []
+        self._headers: dict[str, str] = {}
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -186,11 +185,6 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._done = True
-
-    # one request
-
-    def _start(self) -> None:
         parser = self._parser
         method = parser.get_method().decode("latin-1")
         path = unquote(self._url.decode("latin-1").partition("?")[0])
@@ -201,8 +195,15 @@ class Connection(asyncio.Protocol):
             keep_alive=parser.should_keep_alive(),
             chunked=parser.get_http_version() == "1.1",
         )
-        self._fresh()
-        self._task = asyncio.get_running_loop().create_task(self._run(request, reply))
+        self._waiting.append((request, reply))
+
+    # one request at a time
+
+    def _next(self) -> None:
+        if self._task is None and self._waiting and not self.transport.is_closing():
+            request, reply = self._waiting.popleft()
+            self._reply = reply
+            self._task = asyncio.get_running_loop().create_task(self._run(request, reply))
 
     async def _run(self, request: Request, reply: Reply) -> None:
         try:
@@ -216,13 +217,7 @@ class Connection(asyncio.Protocol):
             else:
                 self.transport.abort()
         self._task = None
-        if self._early and not self.transport.is_closing():
-            early, self._early = b"".join(self._early), []
-            self.data_received(early)
-
-    def _refuse(self, status: int, text: bytes) -> None:
-        reply = Reply(self, head_only=False, keep_alive=False, chunked=True)
-        reply.whole(status, text, TEXT)
+        self._next()
 
 
 class Listener:
