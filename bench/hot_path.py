@@ -12,7 +12,7 @@ from typing import get_args
 import msgspec
 
 from bench import worker
-from bench.measure import SERVER_CORE, Window, measure
+from bench.measure import OTHERS_RATIO, SERVER_CORE, Window, measure
 from bench.server import Api, BenchError, Server, Timing
 
 BUDGET_US = 12.0
@@ -20,7 +20,6 @@ BUDGET_RATIO = 1.8
 WRK_US = 6.7  # what wrk took on the machine that BUDGET_US was set on
 SLACK = 1.1  # over the budget by a tenth is noise
 LATE_RATIO = 0.01  # with more late writes than this the server was the bottleneck
-OTHERS_RATIO = 0.05  # with more of the clients' core than this, others spoil the caches
 RUN_S = 600.0  # longer than any window; clients are ended by us
 
 Round = Mapping[str, Window]

@@ -16,7 +16,8 @@ from bench.server import BenchError, Server, Stats, pinned
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 START_S = 60.0
-SETTLE_S = 1.0
+SETTLE_S = 1.5
+OTHERS_RATIO = 0.05  # with more of the clients' core than this, others spoil the figures
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -205,14 +205,15 @@ static bool send_out(struct conn *c) {
     return whole;
 }
 
-/* Headers: vLLM sends them before it has a token, Ollama with the first one. */
+/* Headers: vLLM sends them before it has a token, Ollama with the first one. A spread moves a first
+ * token by up to one itl, on a new connection by up to a whole request, lest all end at once. */
 static void start_stream(struct conn *c) {
     static uint64_t serial, dice = 88172645463325252ULL;
     dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
-    c->state = STREAM, c->sent = 0, c->serial = serial++;
+    int64_t range = config.itl + (c->serial ? 0 : config.ttft + config.itl * config.tokens);
+    c->state = STREAM, c->sent = 0, c->serial = ++serial;
     c->due = now(CLOCK_MONOTONIC) + config.ttft;
-    if (config.spread && config.itl)
-        c->due += (int64_t)(dice % (uint64_t)config.itl);
+    c->due += config.spread && range ? (int64_t)(dice % (uint64_t)range) : 0;
     heap_put(++heap_n, c);
     heap_sift(c);
     if (!config.ollama) {
@@ -484,7 +485,7 @@ static void parse(int argc, char **argv) {
         case 's': config.spread = true; break;
         default:
             errx(2, "options: -p port, -n tokens, -t ttft_ms, -i itl_ms, -o (speak as Ollama, not "
-                    "vLLM), -s (spread first tokens over one itl)");
+                    "vLLM), -s (spread first tokens)");
         }
     }
 }

@@ -24,10 +24,11 @@ class BenchError(Exception):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What a stream looks like. `spread` adds 0 to one `itl_ms` to each first token, at random.
+    """What a stream looks like. `spread` delays first tokens at random, by 0 to one `itl_ms`, the
+    first one of a connection by up to a whole request.
 
-    Without it streams that start together stay in step, and a client that starts them all at once
-    finds several tokens a wake-up where another finds one: no fair comparison.
+    Without it streams that start together stay in step and end together, and a client that starts
+    them all at once finds several tokens a wake-up where another finds one: no fair comparison.
     """
 
     tokens: int = 64
