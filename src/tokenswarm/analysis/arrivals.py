@@ -5,6 +5,7 @@ request to a resident model that was held up behind another model's load, so it 
 only where nobody saw the model resident all along. Engine and GPU: the start of a stay.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,16 +45,16 @@ def arrivals(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[
 
     `speed` is how much faster than life a simulated server runs; its loads are as much shorter.
     """
-    pairs = sorted(set(zip(requests.target, requests.model, strict=True)))
     found = []
-    loads = {pair: loaded(requests, requests.of(*pair), speed) for pair in pairs}
-    for target, model in pairs:
+    loads = {pair: loaded(requests, mine, speed) for pair, mine in requests.groups.items()}
+    for target, model in requests.groups:
         engine = [s for s in stays if s.side == "engine" and s.model == model]
         engine = [s for s in engine if s.target == target]
         gpu = [s for s in stays if s.side == "gpu" and s.model == model]
         seen = _seen(target, model, engine, gpu)
         groups = _groups(requests, loads[(target, model)], _others(requests, loads, target, model))
-        found += _join(requests, target, model, seen, groups, [*engine, *gpu])
+        held = sorted([*engine, *gpu], key=lambda s: s.start_s)
+        found += _join(requests, target, model, seen, groups, held)
     return sorted(_unblocked(requests, found, speed), key=lambda a: a.ready_s)
 
 
@@ -69,12 +70,19 @@ def _unblocked(requests: Requests, found: list[Arrival], speed: float) -> list[A
         return not (a.engine or a.gpu), min(requests.t_sent[list(a.members)], default=0.0)
 
     kept: list[Arrival] = []
+    ends: dict[str, list[float]] = {}  # of what is kept, by target, sorted
     for a in sorted(found, key=rank):
-        ends = [k.ready_s for k in kept if k.target == a.target and k.members]
-        alone = not (a.engine or a.gpu)
-        if not (alone and any(abs(e - a.ready_s) <= WARM_LOAD_S / speed for e in ends)):
+        mine = ends.setdefault(a.target, [])
+        if a.engine or a.gpu or not _near(mine, a.ready_s, WARM_LOAD_S / speed):
             kept.append(a)
+            if a.members:
+                insort(mine, a.ready_s)
     return kept
+
+
+def _near(values: list[float], value: float, within: float) -> bool:
+    i = bisect_left(values, value - within)
+    return i < len(values) and values[i] <= value + within
 
 
 def loaded(requests: Requests, mine: Ints, speed: float = 1.0) -> Ints:
@@ -159,17 +167,26 @@ def _join(
 ) -> list[Arrival]:
     """Give each group of loads to the arrival it fits; a group that fits none is an arrival of
     its own, unless the model was seen in memory when the load ended: then it was collateral."""
-    joined = list(seen)
+    joined, alone = list(seen), []
+    starts = [a.ready_s for a in seen]  # sorted; `joined` keeps this order
     for group in groups:
         ready = float(_ready(requests, np.array(group)).min())
         sent = float(requests.t_sent[list(group)].min())
-        fit = [k for k, a in enumerate(joined) if _fits(a, sent, ready)]
+        lo, hi = bisect_left(starts, sent - SLACK_S), bisect_right(starts, ready + SLACK_S) + 1
+        fit = [k for k in range(lo, min(hi, len(joined))) if _fits(joined[k], sent, ready)]
         if fit:
             k = min(fit, key=lambda k: abs(joined[k].ready_s - ready))
             joined[k] = _with(joined[k], group, ready)
-        elif not any(s.start_s <= ready <= s.last_s + SLACK_S for s in stays):
-            joined.append(Arrival(target, model, sent, ready, group))
-    return joined
+        elif not _held(stays, ready):
+            alone.append(Arrival(target, model, sent, ready, group))
+    return joined + alone
+
+
+def _held(stays: list[Stay], at_s: float) -> bool:
+    """Whether one of `stays` (by start) shows the model in memory at `at_s`."""
+    i = bisect_right(stays, at_s, key=lambda s: s.start_s)
+    # those of one side do not overlap, so one of the last few covers it or none does
+    return any(at_s <= s.last_s + SLACK_S for s in stays[max(0, i - 4) : i])
 
 
 def _fits(a: Arrival, sent: float, ready: float) -> bool:

@@ -49,6 +49,8 @@ class Requests:
     http_status: Floats
     error_kind: Texts
     slo_ok: Floats
+    groups: dict[tuple[str, str], Ints]
+    """(target, model) -> indices of its requests, in order of t_sent."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -68,10 +70,6 @@ class Requests:
         """Seconds from sent to first token, or to the end where none came."""
         return self.waited_until - self.t_sent
 
-    def of(self, target: str, model: str) -> Ints:
-        """Indices of the requests of one model, in order of t_sent_s."""
-        return np.flatnonzero((self.model == model) & (self.target == target))
-
 
 def requests(columns: Columns) -> Requests:
     """Build `Requests` from columns of the request measurement."""
@@ -84,11 +82,12 @@ def requests(columns: Columns) -> Requests:
     def s(name: str) -> Texts:
         return texts(columns, name)[row]
 
+    model, target = s("model"), s("target")
     return Requests(
         row=row,
         time_ns=np.asarray(columns["time_ns"], dtype=np.int64)[row],
-        model=s("model"),
-        target=s("target"),
+        model=model,
+        target=target,
         engine=s("engine"),
         status=s("status"),
         phase=s("phase"),
@@ -113,4 +112,12 @@ def requests(columns: Columns) -> Requests:
         http_status=f("http_status"),
         error_kind=s("error_kind"),
         slo_ok=f("slo_ok"),
+        groups=_groups(target, model),
     )
+
+
+def _groups(target: Texts, model: Texts) -> dict[tuple[str, str], Ints]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, key in enumerate(zip(target, model, strict=True)):
+        found.setdefault(key, []).append(i)
+    return {key: np.array(found[key], dtype=np.int64) for key in sorted(found)}

@@ -156,17 +156,16 @@ def process_stays(processes: Columns, gpu: Columns, t0_unix_ns: int) -> list[Sta
 def _merged(stays: list[Stay]) -> list[Stay]:
     """One stay for processes of one model whose times overlap (a model spread over GPUs)."""
     out: list[Stay] = []
+    last: dict[str, int] = {}
     for stay in stays:
-        i = next((i for i, s in enumerate(out) if _same(s, stay)), None)
-        if i is None:
+        i = last.get(stay.model, -1)
+        if i >= 0 and stay.start_s < out[i].end_s:
+            if stay.end_s > out[i].end_s:
+                out[i] = replace(out[i], last_s=stay.last_s, end_s=stay.end_s)
+        else:
+            last[stay.model] = len(out)
             out.append(stay)
-        elif stay.end_s > out[i].end_s:
-            out[i] = replace(out[i], last_s=stay.last_s, end_s=stay.end_s)
     return out
-
-
-def _same(one: Stay, later: Stay) -> bool:
-    return one.model == later.model and later.start_s < one.end_s
 
 
 def _samples(processes: Columns, gpu: Columns, t0_unix_ns: int) -> dict[tuple[str, str], Floats]:

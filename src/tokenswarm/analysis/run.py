@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis import gates as gate
-from tokenswarm.analysis.columns import Columns, floats, run_seconds, texts
-from tokenswarm.analysis.figures import Summary, SwapEvent
+from tokenswarm.analysis.columns import Columns, Floats, Texts, floats, run_seconds, texts
+from tokenswarm.analysis.figures import Summary
 from tokenswarm.analysis.health import Source
 from tokenswarm.analysis.requests import COLUMNS, Requests, requests
 from tokenswarm.analysis.residency import engine_stays, process_stays
@@ -186,14 +186,23 @@ def _swap_rows(run: RunDir, summary: Summary) -> Iterator[list[Any]]:
 
 def _stratum_rows(summary: Summary, r: Requests, strata: Strata) -> Iterator[list[Any]]:
     """One row a request, at the request's own time, in the order of those."""
-    events: list[SwapEvent] = summary.swaps.events
-    columns = np.stack([r.ttft, r.ttft_user, r.e2e, r.tpot, r.stall], axis=1)
-    last = -1
-    for i in np.argsort(r.time_ns, kind="stable"):
-        last = max(int(r.time_ns[i]), last + 1)
-        k = int(strata.event[i])
-        figures = [None if np.isnan(v) else float(v) for v in columns[i]]
-        yield [
-            last, summary.run_id, r.model[i], r.target[i], r.engine[i], strata.name[i],
-            r.id[i], events[k].evidence if k >= 0 else None, *figures,
-        ]  # fmt: skip
+    order = np.argsort(r.time_ns, kind="stable")
+    # the same time twice: the later one moves on, so that no row hides another
+    rising = np.maximum.accumulate(r.time_ns[order] - np.arange(len(order))) + np.arange(len(order))
+    said = np.array([*(e.evidence for e in summary.swaps.events), None], dtype=object)
+    figures = (r.ttft, r.ttft_user, r.e2e, r.tpot, r.stall)
+    columns = [
+        rising, np.full(len(order), summary.run_id, dtype=object),
+        *(c[order] for c in (r.model, r.target, r.engine, strata.name, r.id)),
+        said[strata.event[order]],  # -1, a warm request's, is the None at the end
+        *(_objects(f)[order] for f in figures),
+    ]  # fmt: skip
+    for row in zip(*(c.tolist() for c in columns), strict=True):
+        yield list(row)
+
+
+def _objects(values: Floats) -> Texts:
+    """`values` as objects, None for NaN."""
+    out = values.astype(object)
+    out[np.isnan(values)] = None
+    return out

@@ -42,9 +42,9 @@ class Strata:
     name: Texts
     event: Ints
 
-    def count(self, event: int, stratum: str) -> int:
-        """Requests of `stratum` that paid for `event`."""
-        return int(np.count_nonzero((self.event == event) & (self.name == stratum)))
+    def counts(self, stratum: str, events: int) -> Ints:
+        """(events,): requests of `stratum` that paid for each event."""
+        return np.bincount(self.event[self.name == stratum], minlength=events)
 
 
 def strata(requests: Requests, windows: Sequence[Window]) -> Strata:

@@ -1,18 +1,19 @@
-"""Cold starts and swaps: arrivals that demand caused, with their marks, costs and victims."""
+"""Cold starts and swaps as events: their marks, their costs, and what is known of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tokenswarm.analysis.arrivals import SLACK_S, Arrival, arrivals
-from tokenswarm.analysis.columns import Bools, Floats
+from tokenswarm.analysis.arrivals import Arrival
+from tokenswarm.analysis.coldstarts import Coldstart, coldstarts
+from tokenswarm.analysis.columns import Bools, Floats, Ints
 from tokenswarm.analysis.figures import SwapEvent
 from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
-from tokenswarm.analysis.strata import FACTOR, FLOOR_S, Strata, Window, strata
+from tokenswarm.analysis.strata import FACTOR, FLOOR_S, Strata, strata
 from tokenswarm.analysis.vram import DeviceMemory
 
 REWARMED = 5
@@ -37,34 +38,42 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class Coldstart:
-    """An arrival with the request that caused it. `victims`: stays of other models of the same
-    target that ended for it; `known`: somebody could have seen a victim."""
-
-    arrival: Arrival
-    trigger: int
-    t0_s: float
-    t4_s: float
-    t5_s: float | None
-    victims: tuple[Stay, ...] = ()
-    known: bool = False
-
-    @property
-    def done_s(self) -> float:
-        """The earliest moment at which it can have been ready; t4 where the client tells it."""
-        return self.t4_s if self.arrival.members else self.arrival.lo_s
-
-    @property
-    def window(self) -> Window:
-        return Window(self.arrival.target, self.arrival.model, self.t0_s, self.t4_s, self.trigger)
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """What `find` returns: events by t0 and the strata they give."""
 
     events: list[SwapEvent]
     strata: Strata
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """One model when warm: median TTFT, P99 wait for the first token (None without warm ok
+    requests), and when it was warm again after any moment: `sent_s` of the first of each five
+    quick requests in a row, `first_s` their first tokens."""
+
+    ttft_s: float | None
+    wait_p99_s: float | None
+    sent_s: Floats
+    first_s: Floats
+
+    def rewarmed(self, from_s: float) -> float | None:
+        """t6: first token of the first of five requests in a row, sent from `from_s` on, that
+        are as quick as warm ones."""
+        i = int(np.searchsorted(self.sent_s, from_s))
+        return float(self.first_s[i]) if i < len(self.sent_s) else None
+
+
+def usual(requests: Requests, mine: Ints, warm: Bools) -> Usual:
+    """What is usual for the requests `mine` of one model, of which `warm` (all) are warm."""
+    calm = mine[warm[mine]]
+    ttft = nearest_rank(requests.ttft[calm], 0.5)
+    quick = requests.ttft[mine] <= REWARM_FACTOR * (np.nan if ttft is None else ttft)
+    row = np.zeros(0, dtype=np.int64)
+    if len(quick) >= REWARMED:
+        view = np.lib.stride_tricks.sliding_window_view(quick, REWARMED)
+        row = mine[np.flatnonzero(view.all(axis=1))]
+    p99 = nearest_rank(requests.wait[calm], 0.99)
+    return Usual(ttft, p99, requests.t_sent[row], requests.t_first[row])
 
 
 def find(
@@ -74,122 +83,21 @@ def find(
     t0_unix_ns: int,
     speed: float = 1.0,
 ) -> Found:
-    """Every cold start and swap of a run, and every request's stratum."""
+    """Every cold start and swap of a run, and every request's stratum.
+
+    `stays` are those of residency.py, of all sides; `speed` is how much faster than life a
+    simulated server runs.
+    """
     starts = coldstarts(requests, stays, speed)
     split = strata(requests, [c.window for c in starts])
     warm = np.asarray(split.name == "warm", dtype=np.bool_) & requests.ok
+    normal = {key: usual(requests, mine, warm) for key, mine in requests.groups.items()}
+    paid = [split.counts(s, len(starts)) for s in ("swap_waiter", "swap_collateral")]
     events = [
-        _event(requests, c, _device(c, memories), split, k, warm, t0_unix_ns)
-        for k, c in enumerate(starts)
+        _event(requests, c, _device(c, memories), normal[c.key], (int(w), int(x)), t0_unix_ns)
+        for c, w, x in zip(starts, *paid, strict=True)
     ]
     return Found(events, split)
-
-
-def coldstarts(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[Coldstart]:
-    """Arrivals that a request was waiting for, by t0. The others (preloads) are no cold starts."""
-    found: list[Coldstart] = []
-    taken = np.zeros(len(requests), dtype=np.bool_)
-    for a in arrivals(requests, stays, speed):
-        trigger = _trigger(requests, a, taken)
-        if trigger is None:
-            continue
-        start = _bounds(requests, a, trigger)
-        served = requests.waited_until <= start.t4_s + SLACK_S
-        mine = (requests.model == a.model) & (requests.target == a.target)
-        taken |= np.asarray(mine & served, dtype=np.bool_)
-        taken[[trigger, *a.members]] = True
-        found.append(start)
-    return _with_victims(requests, sorted(found, key=lambda c: c.t0_s), stays)
-
-
-def _trigger(requests: Requests, a: Arrival, taken: Bools) -> int | None:
-    """The earliest request for the model that was still waiting when it came in."""
-    mine = requests.of(a.target, a.model)
-    lo = a.ready_s - SLACK_S if a.members else a.lo_s
-    waiting = mine[
-        (requests.t_sent[mine] <= a.ready_s + (0 if a.ready_known else SLACK_S))
-        & (requests.waited_until[mine] >= lo)
-        & ~taken[mine]
-    ]
-    return int(waiting[0]) if len(waiting) else None
-
-
-def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
-    first = float(requests.t_first[trigger])
-    t5 = None if np.isnan(first) else first
-    t4 = a.ready_s if a.ready_known or t5 is None else t5
-    t0 = float(requests.t_sent[trigger])
-    return Coldstart(a, trigger, t0, max(t0, min(t4, t5 if t5 is not None else t4)), t5)
-
-
-def _with_victims(
-    requests: Requests, starts: list[Coldstart], stays: list[Stay]
-) -> list[Coldstart]:
-    """Give each departure to the one event whose turn it overlaps most."""
-    victims: dict[int, list[Stay]] = {}
-    turns = _turns(starts)
-    for stay in (_served(requests, s) for s in _departures(stays)):
-        shares = [(_share(c, stay, turns[k]), k) for k, c in enumerate(starts)]
-        share, k = max(shares, default=(-1.0, -1))
-        if share >= 0:
-            victims.setdefault(k, []).append(stay)
-    return [
-        replace(c, victims=tuple(victims.get(k, ())), known=_known(c, stays))
-        for k, c in enumerate(starts)
-    ]
-
-
-def _departures(stays: list[Stay]) -> list[Stay]:
-    """Stays that ended; the engine's only where no GPU saw the same end more precisely."""
-    gone = [s for s in stays if s.went]
-    gpu = [s for s in gone if s.side == "gpu"]
-    return gpu + [s for s in gone if s.side == "engine" and not any(_same_end(s, g) for g in gpu)]
-
-
-def _same_end(engine: Stay, gpu: Stay) -> bool:
-    near = engine.last_s - SLACK_S <= gpu.end_s <= engine.end_s + SLACK_S
-    return engine.model == gpu.model and near
-
-
-def _served(requests: Requests, stay: Stay) -> Stay:
-    """`stay` with its last sight moved on to the last token that its model gave before it was
-    seen gone: polls are far apart, tokens are not."""
-    mine = requests.model == stay.model
-    if stay.target is not None:
-        mine = mine & (requests.target == stay.target)
-    last = requests.t_last[mine]
-    last = last[last <= stay.end_s]
-    return replace(stay, last_s=max(stay.last_s, float(last.max()))) if len(last) else stay
-
-
-def _turns(starts: list[Coldstart]) -> list[tuple[float, float]]:
-    """When each event can have evicted: from t0, or from when the load before it in the same
-    target was done (whoever is in the queue has not evicted anybody yet), until there was no
-    time left to load: half of the shortest time that the model ever took before t4."""
-    begins = []
-    for c in starts:
-        earlier = [o for o in starts if o.t4_s < c.t4_s and o.arrival.target == c.arrival.target]
-        begins.append(max([c.t0_s, *(o.done_s for o in earlier)]))
-    quickest: dict[tuple[str, str], float] = {}
-    for c, begin in zip(starts, begins, strict=True):
-        key = (c.arrival.target, c.arrival.model)
-        born = c.arrival.gpu.birth_s if c.arrival.gpu else None
-        quickest[key] = min(quickest.get(key, np.inf), c.t4_s - max(begin, born or begin))
-    return [
-        (begin - SLACK_S, c.t4_s - quickest[(c.arrival.target, c.arrival.model)] / 2 + SLACK_S)
-        for c, begin in zip(starts, begins, strict=True)
-    ]
-
-
-def _share(c: Coldstart, stay: Stay, turn: tuple[float, float]) -> float:
-    """Seconds in which `stay` may have ended within `turn`; negative when it did not."""
-    if stay.model == c.arrival.model or stay.target not in (None, c.arrival.target):
-        return -1.0
-    return min(turn[1], stay.end_s) - max(turn[0], stay.last_s)
-
-
-def _known(c: Coldstart, stays: list[Stay]) -> bool:
-    return any(s.side == "gpu" or s.target == c.arrival.target for s in stays)
 
 
 def _device(c: Coldstart, memories: Sequence[DeviceMemory]) -> DeviceMemory | None:
@@ -224,20 +132,17 @@ def _event(
     requests: Requests,
     c: Coldstart,
     memory: DeviceMemory | None,
-    split: Strata,
-    k: int,
-    warm: Bools,
+    normal: Usual,
+    paid: tuple[int, int],
     t0_unix_ns: int,
 ) -> SwapEvent:
     a, i = c.arrival, c.trigger
-    mine = np.asarray((requests.model == a.model) & (requests.target == a.target), dtype=np.bool_)
-    usual = nearest_rank(requests.ttft[mine & warm], 0.5)
     marks = _marks(c, memory)
-    marks.put("t6", _rewarmed(requests, mine, c, usual), "client")
+    marks.put("t6", normal.rewarmed(c.t0_s), "client")
     out = "-and-".join(sorted({s.model for s in c.victims})) or "none"
     ttft = float(requests.ttft[i])
     latency = None if c.t5_s is None else c.t5_s - c.t0_s
-    evidence = _evidence(requests, c, mine & warm)
+    evidence = _evidence(c, normal)
     end = max(marks.at.values())
     return SwapEvent(
         target=a.target,
@@ -257,10 +162,10 @@ def _event(
         t0_s=c.t0_s,
         **marks.later(),
         latency_s=latency,
-        penalty_s=None if usual is None or np.isnan(ttft) else ttft - usual,
+        penalty_s=None if normal.ttft_s is None or np.isnan(ttft) else ttft - normal.ttft_s,
         trigger_id=str(requests.id[i]),
-        waiters=split.count(k, "swap_waiter"),
-        collateral=split.count(k, "swap_collateral"),
+        waiters=paid[0],
+        collateral=paid[1],
         **_memory(c, memory),
         marks_from=marks.side,
     )
@@ -280,17 +185,14 @@ def _memory(c: Coldstart, memory: DeviceMemory | None) -> dict[str, Any]:
     }
 
 
-def _evidence(requests: Requests, c: Coldstart, warm: Bools) -> list[str]:
+def _evidence(c: Coldstart, normal: Usual) -> list[str]:
     """Sides that saw it. A late first token counts for the client only beside another side:
     alone it proves nothing."""
     sides = [s for s, saw in (("engine", c.arrival.engine), ("gpu", c.arrival.gpu)) if saw]
-    late = _late(requests.wait[c.trigger], requests.wait[warm])
+    p99 = normal.wait_p99_s
+    waited = (c.t4_s if c.t5_s is None else c.t5_s) - c.t0_s
+    late = p99 is not None and waited > max(FLOOR_S, FACTOR * p99)
     return ["client", *sides] if c.arrival.members or (sides and late) else sides
-
-
-def _late(wait: float, warm: Floats) -> bool:
-    usual = nearest_rank(warm, 0.99)
-    return usual is not None and wait > max(FLOOR_S, FACTOR * usual)
 
 
 def _confidence(evidence: list[str]) -> str:
@@ -316,15 +218,3 @@ def _text(model_in: str, model_out: str, latency_s: float | None) -> str:
     took = "no token came" if latency_s is None else f"{latency_s:.2f} s to the first token"
     displaced = "" if model_out == "none" else f" displaced {model_out}"
     return f"{model_in}{displaced}: {took}"
-
-
-def _rewarmed(requests: Requests, mine: Bools, c: Coldstart, usual: float | None) -> float | None:
-    """t6: first token of the first of five requests in a row that are as quick as warm ones."""
-    if usual is None:
-        return None
-    i = np.flatnonzero(mine & (requests.t_sent >= c.t0_s))
-    quick = requests.ttft[i] <= REWARM_FACTOR * usual
-    if len(quick) < REWARMED:
-        return None
-    row = np.lib.stride_tricks.sliding_window_view(quick, REWARMED).all(axis=1)
-    return float(requests.t_first[i[int(np.argmax(row))]]) if row.any() else None

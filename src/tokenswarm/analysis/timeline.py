@@ -214,11 +214,7 @@ def _by_model(
     if not len(ticks):
         return out
     step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 0.05
-    nearest = (
-        np.abs(ticks[:, None] - at[None, :]).argmin(axis=0)
-        if len(ticks) < 200
-        else _near(ticks, at)
-    )
+    nearest = _near(ticks, at)
     fresh = np.abs(ticks[nearest] - at) <= max(step, 0.05)
     for name in sorted(set(model[here]) - {"none"}):
         rows = here & (model == name)
@@ -230,6 +226,8 @@ def _by_model(
 
 
 def _near(ticks: Floats, at: Floats) -> Ints:
+    if len(ticks) == 1:
+        return np.zeros(len(at), dtype=np.int64)
     i = np.clip(np.searchsorted(ticks, at), 1, len(ticks) - 1)
     return np.where(at - ticks[i - 1] <= ticks[i] - at, i - 1, i)
 

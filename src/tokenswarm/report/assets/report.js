@@ -2,7 +2,8 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { models, timeline: line, events } = data;
-  const GIB = 2 ** 30, LEFT = 92, GAP = 14;
+  const GIB = 2 ** 30, LEFT = 92, GAP = 22;
+  const STEPS = [.01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
   const holder = document.getElementById("charts");
   const tip = document.getElementById("tip");
   const resetButton = document.getElementById("reset");
@@ -65,7 +66,7 @@
     const common = { stroke: css("--soft"), font: "12px system-ui, sans-serif", ticks: { show: false } };
     const places = zoom[1] - zoom[0] < 5 ? 1 : 0;
     return [
-      { ...common, grid: { stroke: css("--grid"), width: 1 }, size: last ? 26 : 6,
+      { ...common, grid: { stroke: css("--grid"), width: 1 }, size: last ? 26 : 6, incrs: STEPS,
         values: (u, vals) => vals.map((v) => last ? clock(v, Number.isInteger(v) ? 0 : Math.max(1, places)) : "") },
       { ...common, grid: { stroke: css("--grid"), width: 1 }, size: LEFT, gap: 8, ...y },
     ];
@@ -414,6 +415,11 @@
     if (!printing && holder.clientWidth !== width) { width = holder.clientWidth; build(); }
   }).observe(holder);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => build());
-  addEventListener("beforeprint", () => { printing = true; document.documentElement.classList.add("light"); build(690); });
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const details of document.querySelectorAll("details")) details.open = true;
+    document.documentElement.classList.add("light");
+    build(670);
+  });
   addEventListener("afterprint", () => { printing = false; document.documentElement.classList.remove("light"); build(); });
 })();
