@@ -442,12 +442,8 @@ def test_the_answer_names_another_model(sim: Endpoints) -> None:
     assert {e["model"] for e in chat(sim, "wrong-model", 2).events[:-1]} == {"another-model"}
 
 
-def test_headers_come_late_or_early(sim: Endpoints) -> None:
-    late = chat(sim, "slow-headers", 2)
-    assert late.head_s > 0.02  # 0.2 s, ten times faster
-    with opened(sim.ollama_url, "/api/chat", {"model": "x"}):  # the server is not blocked by it
-        early = chat(sim, "early-headers", 2)
-    assert len(contents(early.events)) == 2
+def test_headers_come_late(sim: Endpoints) -> None:
+    assert chat(sim, "slow-headers", 2).head_s > 0.02  # 0.2 s, ten times faster
 
 
 def test_a_stream_stalls_after_a_token(sim: Endpoints) -> None:

@@ -1,6 +1,7 @@
 """The control port: what this is, the GPU as NVML would show it, knobs, the end."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ class Control:
     def __init__(
         self,
         about: dict[str, Any],
+        arrivals: Callable[[], int],
         gpu: Gpu,
         board: KnobBoard,
         clock: WallClock,
         truth: Path | None,
         stop: asyncio.Event,
     ):
-        self._about, self._gpu, self._board = about, gpu, board
+        self._about, self._arrivals = about, arrivals
+        self._gpu, self._board = gpu, board
         self._clock, self._truth, self._stop = clock, truth, stop
         self.served: Listener | None = None
 
@@ -42,7 +45,8 @@ class Control:
         """Answer one request."""
         what = (request.method, request.path)
         if what == ("GET", "/"):
-            reply.whole(200, encode({"simulation": True, **self._about}))
+            about = {"simulation": True, **self._about, "arrivals": self._arrivals()}
+            reply.whole(200, encode(about))
         elif what == ("GET", "/gpu"):
             now = now_s()
             reply.whole(200, encode([self._gpu.view(now, self._clock.unix(now))]))

@@ -31,7 +31,7 @@ class OllamaServer:
     ):
         self._profile, self._scheduler, self._inference = profile, scheduler, inference
         self._board, self._log, self._clock, self._seed = board, log, clock, seed
-        self._requests = 0
+        self.arrivals = 0
         self.stopping = False
 
     async def handle(self, request: Request, reply: Reply) -> None:
@@ -88,8 +88,8 @@ class OllamaServer:
 
     async def _infer(self, request: Request, reply: Reply) -> None:
         """Arrival, work, truth; whatever happens, one arrival and one request line."""
-        self._requests += 1
-        answer = Answer(self._requests, request, self._seed)
+        self.arrivals += 1
+        answer = Answer(self.arrivals, request, self._seed)
         problem: ApiError | None = None
         try:
             body = asked.parse(request)

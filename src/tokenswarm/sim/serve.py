@@ -72,6 +72,7 @@ class _Simulation:
                 profile=profile.name, seed=seed, speed=speed, unix_ns=self._clock.unix_ns
             )
         )
+        self._log.flush()
 
     async def run(
         self,
@@ -118,7 +119,7 @@ class _Simulation:
         server = OllamaServer(profile, scheduler, inference, board, self._log, clock, self._seed)
         about = {"profile": profile.name, "doc": profile.doc, "speed": self._speed}
         about |= {"seed": self._seed, "pid": os.getpid()}
-        control = Control(about, gpu, board, clock, self._truth, stop)
+        control = Control(about, lambda: server.arrivals, gpu, board, clock, self._truth, stop)
         return server, scheduler, control, board
 
     def _endpoints(self, front: Listener, back: Listener) -> Endpoints:
