@@ -19,6 +19,7 @@ from tokenswarm.store.spool import rows
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 RUN_S = 120.0
+STARTED: list["subprocess.Popen[bytes]"] = []
 
 
 def scenario(path: Path, url: str, *models: dict[str, Any], **changes: Any) -> Path:
@@ -46,10 +47,21 @@ def tokenswarm(*argv: object, cwd: Path) -> "subprocess.Popen[bytes]":
 def popen(command: list[str], cwd: Path) -> "subprocess.Popen[bytes]":
     """Start `command` with its output in files beside the runs, away from our terminal."""
     with (cwd / "stdout.txt").open("ab") as out, (cwd / "stderr.txt").open("ab") as err:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
             start_new_session=True,
         )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+def end_started() -> None:
+    """End what a failed test left running, with everything it started."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def finished(process: "subprocess.Popen[bytes]", timeout_s: float = RUN_S) -> int:

@@ -138,9 +138,10 @@ def test_records_of_a_worker_elsewhere_come_over_the_link_once(tmp_path: Path) -
     with start("steady", truth=tmp_path / "truth.jsonl") as box:
         file = scenario(tmp_path / "link.yaml", box.ollama_url, ONE, duration_s=4)
         master = popen(
-            [*locust, "--master", "--headless", "--expect-workers", "2", "--scenario", str(file)],
+            [*locust, "--master", "--master-bind-port", str(port), "--headless",
+             "--expect-workers", "2", "--scenario", str(file)],
             tmp_path,
-        )
+        )  # fmt: skip
         # unshare hides the master's directory: an empty file system lies over it
         hide = f"mount -t tmpfs none {tmp_path / 'runs'} && exec \"$@\""
         (tmp_path / "runs").mkdir(exist_ok=True)
@@ -193,7 +194,7 @@ def test_a_locustfile_of_ten_lines_leaves_a_complete_run(tmp_path: Path) -> None
 def test_every_locustfile_runs_headless_with_processes(name: str, tmp_path: Path) -> None:
     with start("rtx5090-crowded", speed=8) as box:
         argv = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / f"{name}.py")]
-        argv += ["--headless", "--processes", "2", "--duration", "3", "--no-live"]
+        argv += ["--headless", "--processes", "2", "--duration", "12", "--no-live"]
         argv += ["--target-url", f"box={box.ollama_url}"]
         if name == "model_swap":
             argv += ["-u", "2"]  # one for each worker
@@ -201,7 +202,7 @@ def test_every_locustfile_runs_headless_with_processes(name: str, tmp_path: Path
             argv += ["--scenario", str(ROOT / "scenarios" / "three-models-ollama.yaml")]
         code = finished(popen(argv, tmp_path))
     (run,) = run_dirs(tmp_path / "runs")
-    assert code in (0, 1), said(tmp_path)
+    assert code == 0, said(tmp_path)
     assert {r["worker"] for r in records(run)} == {"w0", "w1"}
     assert {r["status"] for r in records(run)} == {"ok"}
 

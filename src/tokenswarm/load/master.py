@@ -26,7 +26,7 @@ from tokenswarm.load.prepare import Prepared, prepare
 from tokenswarm.load.reporter import finish_run
 from tokenswarm.load.sampler import SamplerProcess
 from tokenswarm.load.start import RunStart
-from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START
+from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario
@@ -201,6 +201,7 @@ class Master:
     def _on_hello(self, environment: Any, msg: Any, **_: Any) -> None:
         """A worker listens; one that comes in the middle of a run joins it."""
         self._listening.add(msg.node_id)
+        self._runner.send_message(WELCOME, None, msg.node_id)
         run = self.run
         if run is not None and run.start is not None and not run.stopping:
             self._runner.send_message(START, run.start.to_wire(), msg.node_id)

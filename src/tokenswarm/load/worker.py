@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 
 from tokenswarm.clock import slug
 from tokenswarm.load import link
@@ -20,12 +20,14 @@ from tokenswarm.store.rundir import RunDir
 log = logging.getLogger(__name__)
 
 HELLO = "tokenswarm-hello"
+WELCOME = "tokenswarm-welcome"
 START = "tokenswarm-start"
 DRAIN = "tokenswarm-drain"
 DRAINED = "tokenswarm-drained"
 MASTER_LOST_S = 5.0
 ORPHAN_DRAIN_S = 10.0
 LINK_END_S = 60.0
+HELLO_S = 0.5
 LATE_SHARE = 1_000_000_000
 
 
@@ -38,6 +40,8 @@ class Worker:
         self._sender: link.FrameSender | None = None
         self._drained: AsyncResult | None = None
         self._parent = os.getppid()
+        self._welcome = Event()
+        runner.register_message(WELCOME, self._on_welcome)
         runner.register_message(START, self._on_start)
         runner.register_message(DRAIN, self._on_drain, concurrent=True)
         runner.register_message(link.ACK, self._on_ack)
@@ -46,10 +50,19 @@ class Worker:
         events.test_stopping.add_listener(self._on_stopping)
         gevent.spawn(self._watch_master)
         self._take_sigint()
-        # Locust calls a worker ready before it listens for our messages: say when it does
-        runner.send_message(HELLO)
+        gevent.spawn(self._say_hello)
 
     # -- messages of the master
+    def _say_hello(self) -> None:
+        """Tell the master that this worker listens, until it has heard it: Locust calls a worker
+        ready before it listens for our messages, and a master before it does."""
+        while not self._welcome.is_set():
+            self._runner.send_message(HELLO)
+            self._welcome.wait(HELLO_S)
+
+    def _on_welcome(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._welcome.set()
+
     def _on_start(self, environment: Any, msg: Any, **_: Any) -> None:
         start = RunStart.from_wire(msg.data)
         if self.generator is not None and self.generator.start.run_id == start.run_id:

@@ -1,0 +1,28 @@
+"""What every test relies on: nothing is left running, and what is missing is said."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.running import end_started
+
+REQUIRE_LIVE = os.environ.get("TOKENSWARM_REQUIRE_LIVE") == "1"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    end_started()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """With TOKENSWARM_REQUIRE_LIVE=1 a live test that would be skipped fails instead."""
+    report = yield
+    live = item.get_closest_marker("live") or item.get_closest_marker("swapserver")
+    if REQUIRE_LIVE and live and report.skipped:  # type: ignore[attr-defined]
+        report.outcome = "failed"  # type: ignore[attr-defined]
+    return report  # type: ignore[return-value]
