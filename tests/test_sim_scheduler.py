@@ -1,6 +1,7 @@
 """Who is loaded, evicted and waited for: the scheduler's rules over real sockets, held against
 the truth file."""
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -16,7 +17,13 @@ import pytest
 from tests.sim_client import Streamed, call, opened, stream, wait_until
 
 from tokenswarm.sim import truth
+from tokenswarm.sim.clock import WallClock, now_s
+from tokenswarm.sim.gpu import Gpu
+from tokenswarm.sim.host import PageCache
 from tokenswarm.sim.process import start
+from tokenswarm.sim.profile import GpuSpec, HostSpec, Model, OllamaSpec
+from tokenswarm.sim.runner import Ask, Grant
+from tokenswarm.sim.scheduler import Scheduler
 
 # Loads take 200 ms; two of the three models fit, `big` never does.
 PROFILE = """
@@ -403,6 +410,33 @@ def _check_marks(read: truth.Truth) -> None:
         assert known == sorted(known)
     evicted = {u.load for u in read.unloads if u.cause in ("pressure", "reconfig")}
     assert evicted <= {x.load for x in read.loads if x.displaced}
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_client_that_goes_away_at_any_moment_leaves_nothing_behind(turns: int) -> None:
+    async def go() -> None:
+        gpu = Gpu(GpuSpec(name="g", vram_total_bytes=100, free_lag_s=0.0), (), now_s())
+        spec = OllamaSpec(batch_bytes=0, poll_s=0.0, keep_alive_s=0.01)
+        model = Model(name="m", file_bytes=50, spawn_s=0.0, train_context=10)
+        cache, clock = PageCache(HostSpec(cached=True), (model,)), WallClock.anchored()
+        scheduler = Scheduler(spec, gpu, cache, truth.Writer(None), clock)
+        queue = asyncio.create_task(scheduler.run())
+        leaving = asyncio.create_task(scheduler.acquire(Ask(1, model, 10, None, now_s())))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        outcome = (await asyncio.gather(leaving, return_exceptions=True))[0]
+        if isinstance(outcome, Grant):
+            scheduler.release(outcome.runner)
+        grant = await asyncio.wait_for(scheduler.acquire(Ask(2, model, 10, None, now_s())), 5)
+        assert grant.runner.refs == 1
+        scheduler.release(grant.runner)
+        while gpu.ledger.claims():  # it expires, so nobody holds it
+            await asyncio.sleep(0.005)
+        assert not queue.done()
+        queue.cancel()
+
+    asyncio.run(asyncio.wait_for(go(), 10))
 
 
 def test_the_listening_socket_is_bound_to_loopback_only(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tokenswarm.sim.http import Request
 from tokenswarm.sim.words import count
 
 MOST_TOKENS = 100_000
+FOREVER_S = 1e9
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 
@@ -64,7 +65,7 @@ class Body(msgspec.Struct, frozen=True):
             value = duration_s(value)
         if value is None:
             return None
-        return -1.0 if value < 0 else value / speed
+        return -1.0 if value < 0 or value > FOREVER_S else value / speed
 
     def output_limit(self, native: bool) -> int | None:
         """Most tokens to generate; None: until the model ends by itself."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenswarm.sim.clock import Rfc3339, WallClock, now_s
 from tokenswarm.sim.profile import Model
-from tokenswarm.sim.scheduler import Runner
+from tokenswarm.sim.runner import Runner
 
 FOREVER_S = 100 * 365 * 86400.0
 _MODIFIED = "2026-01-01T00:00:00Z"

@@ -24,7 +24,8 @@ from tokenswarm.sim.formats import (
 from tokenswarm.sim.gpu import Gpu
 from tokenswarm.sim.http import Reply
 from tokenswarm.sim.profile import Model, Profile
-from tokenswarm.sim.scheduler import Ask, Grant, Scheduler
+from tokenswarm.sim.runner import Ask, Grant
+from tokenswarm.sim.scheduler import Scheduler
 from tokenswarm.sim.script import script
 from tokenswarm.sim.stream import Stream
 from tokenswarm.sim.ticker import Ticker

@@ -10,7 +10,8 @@ from tokenswarm.sim.formats import ERROR_TEXT, encode, v1_error_body
 from tokenswarm.sim.http import Reply, Request
 from tokenswarm.sim.inference import Inference, dice
 from tokenswarm.sim.profile import Model, Profile
-from tokenswarm.sim.scheduler import Busy, LoadFailed, Scheduler
+from tokenswarm.sim.runner import Busy, LoadFailed
+from tokenswarm.sim.scheduler import Scheduler
 from tokenswarm.sim.settings import KnobBoard
 
 HTML_ERROR = b"<html><head><title>%d</title></head><body><h1>upstream error</h1></body></html>\n"

@@ -80,6 +80,8 @@ class Model(_Spec, frozen=True, kw_only=True):
     """One model. Its process takes context_bytes of the GPU + file_bytes + compute_bytes +
     kv_bytes_per_token x context. First token after prefill_s + prompt / prefill_tokens_per_s,
     then one every token_s x (1 + batch_slowdown x (streams of this model - 1)).
+    A prompt counts as its whitespace-separated words + template_tokens (none with `raw`, none for
+    embeddings). Without a limit a model says natural_tokens.
     A load takes spawn_s, then file_bytes / bandwidth + init_s rounded up to the server's polls."""
 
     name: str

@@ -9,7 +9,6 @@ went away is aborted. Starting and killing a runner holds a lock that every requ
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenswarm.sim import truth
@@ -17,86 +16,21 @@ from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.gpu import Gpu, OutOfVram, Ramp
 from tokenswarm.sim.host import PageCache
 from tokenswarm.sim.profile import Model, OllamaSpec
+from tokenswarm.sim.runner import (
+    BUSY,
+    NO_MEMORY,
+    Ask,
+    Busy,
+    Grant,
+    LoadCause,
+    LoadFailed,
+    Marks,
+    Pending,
+    Runner,
+    UnloadCause,
+)
 
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
 WEIGHTS_SHARE = 0.9  # of a load the weights are being copied, the rest is warm-up
-NO_MEMORY = "llama-server process has terminated: cudaMalloc failed: out of memory"
-
-UnloadCause = Literal["pressure", "reconfig", "ttl", "control", "aborted"]
-
-
-class Busy(Exception):
-    """The queue of requests that need a load is full."""
-
-
-class LoadFailed(Exception):
-    """The model does not fit, even alone."""
-
-
-@dataclass(slots=True, eq=False)
-class Runner:
-    """A loaded model: one process."""
-
-    model: Model
-    context: int
-    pid: int
-    vram_bytes: int
-    keep_alive_s: float
-    slots: asyncio.Semaphore
-    load: int
-    refs: int = 0
-    doomed: UnloadCause | None = None
-    doomed_s: float = 0.0
-    doomed_by: int | None = None
-    killed_s: float = 0.0
-    expires_s: float | None = None
-    timer: asyncio.TimerHandle | None = None
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request needs. `keep_alive_s` None: it does not say; negative: forever."""
-
-    n: int
-    model: Model
-    context: int
-    keep_alive_s: float | None
-    arrived_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A runner handed over. `load`: the one this request triggered or waited for."""
-
-    runner: Runner
-    load: int | None
-    role: Literal["swap_trigger", "swap_waiter"] | None
-    locked_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    ask: Ask
-    granted: "asyncio.Future[Grant]"
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def lost(self) -> bool:
-        """Whether nobody waits for the grant any more."""
-        return self.gone.is_set() or self.granted.done()
-
-
-@dataclass(slots=True)
-class _Marks:
-    """Of a load that is being made; perf_counter seconds."""
-
-    load: int
-    cause: Literal["demand", "reconfig", "start"] = "demand"
-    evict_s: float | None = None
-    killed_s: float | None = None
-    freed_s: float | None = None
-    displaced: list[str] = field(default_factory=list)
 
 
 class Scheduler:
@@ -107,7 +41,7 @@ class Scheduler:
     ):
         self._spec, self._gpu, self._cache = spec, gpu, cache
         self._log, self._clock = log, clock
-        self._queue: deque[_Pending] = deque()
+        self._queue: deque[Pending] = deque()
         self._wake = asyncio.Event()
         self._loaded: dict[str, Runner] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -136,7 +70,7 @@ class Scheduler:
             return self._use(runner, ask, Grant(runner, None, None, locked_s))
         if len(self._queue) >= self._spec.max_queue:
             raise Busy(BUSY)
-        pending = _Pending(ask, asyncio.get_running_loop().create_future())
+        pending = Pending(ask, asyncio.get_running_loop().create_future())
         self._queue.append(pending)
         self._wake.set()
         try:
@@ -199,11 +133,11 @@ class Scheduler:
             self._loaded[model.name] = runner
             self._log_load(ask, marks, "ok", runner, now)
 
-    def _new_marks(self, cause: Literal["demand", "reconfig", "start"]) -> _Marks:
+    def _new_marks(self, cause: LoadCause) -> Marks:
         self._loads += 1
-        return _Marks(self._loads, cause)
+        return Marks(self._loads, cause)
 
-    async def _serve(self, pending: _Pending) -> None:
+    async def _serve(self, pending: Pending) -> None:
         ask, marks = pending.ask, None
         while not pending.lost:
             runner = self._loaded.get(ask.model.name)
@@ -221,6 +155,15 @@ class Scheduler:
             elif not await self._load(pending, marks):
                 return
         if marks is not None:
+            self._given_up(ask, marks)
+
+    def _given_up(self, ask: Ask, marks: Marks) -> None:
+        """Nobody waits any more; a load that was complete by then stays as an idle runner."""
+        runner = self._loaded.get(ask.model.name)
+        if runner is not None and runner.load == marks.load:
+            runner.refs += 1
+            self.release(runner)
+        elif not marks.logged:
             self._log_load(ask, marks, "aborted")
 
     async def _in_the_way(self, ask: Ask) -> Runner | None:
@@ -248,7 +191,7 @@ class Scheduler:
 
     # loads
 
-    async def _load(self, pending: _Pending, marks: _Marks) -> bool:
+    async def _load(self, pending: Pending, marks: Marks) -> bool:
         """Load for `pending`; False when that failed or nobody waits any more."""
         ask, start_s = pending.ask, now_s()
         name, lasts_s = ask.model.name, self._lasts_s(ask.model)
@@ -257,7 +200,8 @@ class Scheduler:
             runner = self._spawn(ask, marks, ready_s=start_s + lasts_s)
         except OutOfVram:
             self._log_load(ask, marks, "error")
-            pending.granted.set_exception(LoadFailed(NO_MEMORY))
+            if not pending.granted.done():
+                pending.granted.set_exception(LoadFailed(NO_MEMORY))
             return False
         self._lock(self._spec.lock_s)
         self._gpu.begin_load(name, start_s)
@@ -281,7 +225,7 @@ class Scheduler:
         polls = -(-work_s // poll_s) if poll_s else 0.0
         return model.spawn_s + (polls * poll_s if poll_s else work_s)
 
-    def _spawn(self, ask: Ask, marks: _Marks, *, ready_s: float) -> Runner:
+    def _spawn(self, ask: Ask, marks: Marks, *, ready_s: float) -> Runner:
         """Start the process and claim its memory; OutOfVram."""
         now, model, vram_bytes = now_s(), ask.model, self._vram_bytes(ask)
         weights_s = now + (ready_s - now) * WEIGHTS_SHARE
@@ -295,12 +239,13 @@ class Scheduler:
     def _log_load(
         self,
         ask: Ask,
-        marks: _Marks,
+        marks: Marks,
         outcome: Literal["ok", "aborted", "error"],
         runner: Runner | None = None,
         load_s: float | None = None,
         cold: bool = False,
     ) -> None:
+        marks.logged = True
         end_ns, maybe = self._clock.unix(now_s()), self._clock.maybe
         row = truth.Load(
             load=marks.load,
@@ -327,7 +272,7 @@ class Scheduler:
     # unloads
 
     async def _evict(
-        self, victim: Runner, cause: Literal["pressure", "reconfig"], marks: _Marks
+        self, victim: Runner, cause: Literal["pressure", "reconfig"], marks: Marks
     ) -> None:
         """Wait for the victim's requests, then for its memory."""
         now = now_s()
