@@ -114,9 +114,9 @@ def _last_s(run: RunDir, manifest: Manifest) -> float:
 def _sources(
     run: RunDir, manifest: Manifest, built: BuildReport, workers: set[Any]
 ) -> list[Source]:
-    """The generator's sources: workers that left rows, and those that said how many they wrote."""
+    """The generator's sources: workers that left rows, and those that told the master their end."""
     found = []
-    for name in sorted(workers | set(manifest.ended)):
+    for name in sorted(workers | set(manifest.routes)):
         inventory = built.sources.get(name)
         damages = inventory.damages if inventory else []
         found.append(

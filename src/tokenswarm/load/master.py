@@ -262,7 +262,9 @@ class Master:
         if run.receiver is not None:
             run.receiver.close()
         if run.sampler is not None:
-            run.sampler.end()
+            ended = run.sampler.end()
+            run.manifest.ended.update(ended.rows)
+            run.manifest.notes += ended.notes
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
         self.exit_code = finish_run(run.dir.path, self._options.gate)
@@ -296,6 +298,7 @@ def sampler_config(
                 "engine": prepared.engines[name].engine,
                 "url": target.url,
                 "headers": target_headers(target.headers, target.api_key_env),
+                "tls_verify": target.tls_verify,
                 "models": {m.model: m.name for m in scenario.models if m.target == name},
             }
             for name, target in scenario.targets.items()

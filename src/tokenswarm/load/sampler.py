@@ -3,9 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 END_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerEnd:
+    """What the sampler said at its end: rows written by source, remarks for the manifest."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class SamplerProcess:
@@ -15,19 +24,27 @@ class SamplerProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tokenswarm.telemetry"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(config).encode() + b"\n")
         self._process.stdin.flush()
 
-    def end(self) -> int | None:
-        """Close its stdin and wait; its exit status, None when it had to be killed."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+    def end(self) -> SamplerEnd:
+        """Close its stdin and take its last word; a sampler that hangs is killed and said."""
         try:
-            return self._process.wait(END_S)
+            said, _ = self._process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-            return None
+            self._process.communicate()
+            return SamplerEnd(notes=["the sampler did not end in time and was killed"])
+        return _last_word(said, self._process.returncode)
+
+
+def _last_word(said: bytes, status: int) -> SamplerEnd:
+    lines = said.splitlines()
+    try:
+        last = json.loads(lines[-1])
+        return SamplerEnd(dict(last["ended"]), [f"sampler: {n}" for n in last["notes"]])
+    except (IndexError, KeyError, ValueError):
+        return SamplerEnd(notes=[f"the sampler ended early (exit status {status})"])
