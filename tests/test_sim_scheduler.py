@@ -428,13 +428,15 @@ def test_a_client_that_goes_away_at_any_moment_leaves_nothing_behind(turns: int)
         outcome = (await asyncio.gather(leaving, return_exceptions=True))[0]
         if isinstance(outcome, Grant):
             scheduler.release(outcome.runner)
+        await asyncio.sleep(0.005)
+        while gpu.ledger.claims():  # it expires, so nobody holds it
+            await asyncio.sleep(0.005)
         grant = await asyncio.wait_for(scheduler.acquire(Ask(2, model, 10, None, now_s())), 5)
         assert grant.runner.refs == 1
         scheduler.release(grant.runner)
-        while gpu.ledger.claims():  # it expires, so nobody holds it
-            await asyncio.sleep(0.005)
         assert not queue.done()
         queue.cancel()
+        await asyncio.sleep(0.02)  # the model expires
 
     asyncio.run(asyncio.wait_for(go(), 10))
 
