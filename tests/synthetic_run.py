@@ -127,7 +127,13 @@ def story(
         ttft = ready - sent + 0.02 * SIZES[model] / GIB * rng.uniform(0.9, 1.3) + 0.02
         gap = 0.004 + 0.003 * SIZES[model] / GIB
         made = request(
-            model, sent, ttft, rng.randint(40, 80), gap, id=name, server_load_s=ready - sent,
+            model,
+            sent,
+            ttft,
+            rng.randint(40, 80),
+            gap,
+            id=name,
+            server_load_s=ready - sent,
             slo_ok=ttft <= 0.5,
         )
         told.put("request", made)
@@ -217,11 +223,15 @@ def _memory(loads: Sequence[Load], model: str, at: float, *, ready_only: bool = 
     return 0 if ready_only else int(SIZES[model] * (0.05 + 0.95 * share))
 
 
+def polls_of_generator(seconds: int, **more: Any) -> list[Row]:
+    """What a load generator in order says of itself each second."""
+    said = {"loop_lag_s": 0.004, "late_starts": 0, "cpu_ratio": 0.2, "records_dropped": 0} | more
+    return [row("generator", at_s=i + 1.0, worker="w0", **said) for i in range(seconds)]
+
+
 def scenario(**more: Any) -> dict[str, Any]:
     """A scenario object such as a manifest holds."""
-    models = [
-        {"name": m, "target": "box", "model": m, "slo": {"ttft_s": 0.5}} for m in SIZES
-    ]
+    models = [{"name": m, "target": "box", "model": m, "slo": {"ttft_s": 0.5}} for m in SIZES]
     return {
         "name": "three-models",
         "targets": {"box": {"api": "ollama", "url": "http://127.0.0.1:1"}},

@@ -194,7 +194,7 @@
     ctx.restore();
   }
 
-  function latencyRange(key, p95, names) {
+  function latencyRange(key, p95, names, log) {
     return () => {
       let low = Infinity, high = 0;
       const take = (t, v) => {
@@ -206,13 +206,14 @@
         line.dots[m][key].forEach((v, i) => take(line.dots[m].t_s[i], v));
         p95[m].forEach((v, i) => take(line.window_t_s[i], v));
       }
-      if (!high) return logarithmic ? [0.01, 1] : [0, 1];
-      return logarithmic ? [low / 1.4, high * 1.4] : [0, high * 1.08];
+      if (!high) return log ? [0.01, 1] : [0, 1];
+      return log ? [low / 1.4, high * 1.4] : [0, high * 1.08];
     };
   }
 
   function logSplits(u, axis, min, max) {
     const found = [];
+    if (!(min > 0)) return found;
     const few = Math.log10(max / min) > 2.6;
     for (let p = Math.floor(Math.log10(min)); p <= Math.ceil(Math.log10(max)); p++) {
       for (const k of few ? [1] : [1, 2, 5]) {
@@ -226,14 +227,15 @@
   const tick = (v) => v === 0 ? "0" : v < 0.9995 ? `${+(v * 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} s`;
 
   function latency(title, key, p95) {
-    const names = shown(), x = [...line.window_t_s, line.duration_s];
+    // a chart keeps its scale: it may still draw once after the switch has built the next
+    const log = logarithmic, names = shown(), x = [...line.window_t_s, line.duration_s];
     const window = (at) => Math.min(line.window_t_s.length - 1, Math.floor(at / line.window_s));
-    const warmOnly = names.every((m) => line.dots[m].of === line.dots[m].t_s.length);
+    const complete = names.every((m) => line.dots[m].of === line.dots[m].t_s.length);
     return {
-      title, unit: `dots: requests by the time they were sent${warmOnly ? "" : " (a sample)"}; line: P95 over ${digits(line.window_s)} s`,
+      title, unit: `dots: requests by the time they were sent${complete ? "" : " (a sample)"}; line: P95 over ${digits(line.window_s)} s`,
       height: 190, points: false,
-      scale: { distr: logarithmic ? 3 : 1, range: latencyRange(key, p95, names) },
-      axis: { values: (u, vals) => vals.map((v) => v == null ? "" : tick(v)), ...(logarithmic ? { splits: logSplits, filter: (u, s) => s } : {}) },
+      scale: { distr: log ? 3 : 1, range: latencyRange(key, p95, names, log) },
+      axis: { values: (u, vals) => vals.map((v) => v == null ? "" : tick(v)), ...(log ? { splits: logSplits, filter: (u, s) => s } : {}) },
       data: [x, ...names.map((m) => [...p95[m], p95[m].at(-1)])],
       series: [{}, ...names.map((m) => ({ stroke: alpha(colour(m), .85), width: 1.6, points: { show: false }, paths: uPlot.paths.stepped({ align: 1 }) }))],
       draw: (u) => drawDots(u, key, names),
