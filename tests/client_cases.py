@@ -25,8 +25,8 @@ from tokenswarm.wire.call import Call
 def play(case: dict[str, Any], generator: Generator) -> list[dict[str, Any]]:
     """The records of a case's requests, one user after the other over one kept connection."""
     fired: list[dict[str, Any]] = []
-    hook = EventHook()
-    hook.add_listener(lambda **kw: fired.append(kw))
+    hook = EventHook()  # type: ignore[no-untyped-call]
+    hook.add_listener(lambda **kw: fired.append(kw))  # type: ignore[no-untyped-call]
     target = Target(api=case["api"], url=case["url"], **case.get("target", {}))
     call = Call(
         api=case["api"],

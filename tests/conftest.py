@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from tests.running import end_started
 
 REQUIRE_LIVE = os.environ.get("TOKENSWARM_REQUIRE_LIVE") == "1"
@@ -17,12 +16,10 @@ def _nothing_left_running() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With TOKENSWARM_REQUIRE_LIVE=1 a live test that would be skipped fails instead."""
     report = yield
     live = item.get_closest_marker("live") or item.get_closest_marker("swapserver")
-    if REQUIRE_LIVE and live and report.skipped:  # type: ignore[attr-defined]
-        report.outcome = "failed"  # type: ignore[attr-defined]
+    if REQUIRE_LIVE and live and report.skipped:
+        report.outcome = "failed"
     return report  # type: ignore[return-value]

@@ -33,9 +33,13 @@ class Reset:
 Action = Send | Wait | Close | Reset
 
 
-def chunked(*parts: bytes, content_type: str = "text/event-stream", status: str = "200 OK") -> bytes:
+def chunked(
+    *parts: bytes, content_type: str = "text/event-stream", status: str = "200 OK"
+) -> bytes:
     """A whole chunked response, one chunk a part."""
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     return head.encode() + b"".join(chunk(p) for p in parts) + b"0\r\n\r\n"
 
 

@@ -2,17 +2,17 @@
 
 import contextlib
 import json
+import secrets
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.scripted_server import (
     Action,
     Close,
@@ -30,9 +30,7 @@ TOKEN = '{"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}
 FINISH = '{"id":"x","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 USAGE = '{"id":"x","model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 WHOLE = sse(TOKEN, TOKEN, FINISH, USAGE, "[DONE]")
-HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNFRAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 NDJSON = (
     b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'
@@ -61,6 +59,7 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+DRIP: list[Action] = [Send(chunk(WHOLE[0])), Wait(0.1)]
 CASES = [
     Case("a whole stream", [Send(chunked(*WHOLE))], ("ok", None)),
     Case("a whole stream three times", [Send(chunked(*WHOLE))], ("ok", None), times=3),
@@ -102,7 +101,7 @@ CASES = [
          ("error", "too_large")),
     Case("silence", [Wait(1.5)], ("timeout", "idle_timeout"), target={"idle_timeout_s": 0.4}),
     Case("a drip that never ends",
-         [Send(HEAD), *[Send(chunk(WHOLE[0])), Wait(0.1)] * 15],
+         [Send(HEAD), *DRIP * 15],
          ("timeout", "total_timeout"), target={"total_timeout_s": 0.6}),
     Case("cut at the end of the drain", [Send(HEAD + chunk(WHOLE[0])), Wait(6)],
          ("cut", "cut"), extra={"cut_after_s": 3.0}),
@@ -137,12 +136,12 @@ def spec(case: Case, port: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def played() -> Iterator[tuple[dict[str, list[dict[str, Any]]], dict[str, ScriptedServer]]]:
+def played() -> tuple[dict[str, list[dict[str, Any]]], dict[str, ScriptedServer]]:
     """Every case played once, at the same time, each against a server of its own."""
     with contextlib.ExitStack() as stack:
         servers = {c.name: stack.enter_context(serve(c.script)) for c in CASES}
         records = play([spec(c, servers[c.name].port) for c in CASES])
-    yield records, servers
+    return records, servers
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -252,3 +251,12 @@ def test_a_certificate_nobody_signed_is_refused_and_said(certificate: Path) -> N
     ending = got["records"][0]["ending"]
     assert ending["error_kind"] == "tls"
     assert "certificate" in ending["error_text"].lower()
+
+
+def test_a_chunked_response_cut_anywhere_comes_to_the_same() -> None:
+    seed = secrets.randbelow(2**32)
+    script = Path(__file__).with_name("exchange_cuts.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "5000", str(seed)], capture_output=True, check=False
+    )
+    assert done.stdout == b"0\n", (seed, done.stdout, done.stderr.decode())

@@ -1,13 +1,11 @@
 """A thousand requests against the simulator's own knowledge of what it served."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.running import records, run_once, scenario
+
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
 
@@ -18,7 +16,7 @@ WITHIN_S = 0.003
 @pytest.fixture(scope="module")
 def compared(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[list[dict[str, Any]], truth.Truth, int]]:
+) -> tuple[list[dict[str, Any]], truth.Truth, int]:
     """Records by request id, the simulator's truth and the run's t0: 32 streams, one process."""
     folder = tmp_path_factory.mktemp("truth")
     with start("steady", truth=folder / "truth.jsonl") as box:
@@ -30,7 +28,7 @@ def compared(
         )
         code, run = run_once(file, cwd=folder)
     assert code == 0
-    yield records(run), truth.read(folder / "truth.jsonl"), run.read_manifest().t0_unix_ns
+    return records(run), truth.read(folder / "truth.jsonl"), run.read_manifest().t0_unix_ns
 
 
 def test_nothing_is_missing_and_nothing_is_there_twice(compared: Any) -> None:

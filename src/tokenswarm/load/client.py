@@ -7,7 +7,8 @@ from typing import Any
 
 import gevent
 
-from tokenswarm.load.connection import Body, Connection, Exchange, Fault, Meter, Origin, Timeouts
+from tokenswarm.load.connection import Connection, Origin
+from tokenswarm.load.exchange import Body, Exchange, Fault, Meter, Timeouts
 
 REAP_S = 0.1
 DONE_GRACE_S = 2.0
@@ -48,7 +49,7 @@ class Reaper:
         """End every active exchange as `cut`; how many there were."""
         exchanges = list(self.active)
         for exchange in exchanges:
-            exchange.end_soon(Fault("cut", "unfinished when the drain time was over"))
+            exchange.end(Fault("cut", "unfinished when the drain time was over"))
         return len(exchanges)
 
     def _loop(self) -> None:
@@ -58,7 +59,7 @@ class Reaper:
             for exchange in list(self.active):
                 fault = _overdue(exchange, now)
                 if fault is not None:
-                    exchange.end_soon(fault)
+                    exchange.end(fault)
 
 
 def _overdue(exchange: Exchange, now: float) -> Fault | None:
@@ -102,7 +103,7 @@ class Client:
                 attempt.fault = fault
                 return
             attempt.connect_s = connection.connect_s
-        attempt.exchange = Exchange(connection, body, meter, timeouts)
+        attempt.exchange = Exchange(connection.unlisten, body, meter, timeouts)
         self._run(connection, attempt.exchange, request, origin)
         ended_by = attempt.exchange.fault
         attempt.fault = None if ended_by is not None and ended_by.kind == "unended" else ended_by

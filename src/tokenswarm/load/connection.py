@@ -11,20 +11,17 @@ import socket
 import ssl
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
-import gevent
 import gevent.socket
-from gevent.hub import Waiter, get_hub
-from httptools import HttpParserError, HttpResponseParser
+from gevent.hub import get_hub
 
 from tokenswarm.errors import UsageError
+from tokenswarm.load.exchange import Exchange, Fault, Timeouts
+from tokenswarm.load.tls import RECV_BYTES, Tls
 
-RECV_BYTES = 256 * 1024
-MAX_HEADER_BYTES = 64 * 1024
 READ = 1
-WRITE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,168 +44,6 @@ class Origin:
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.netloc)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds. The defaults outlast a cold load of a large model."""
-
-    connect_s: float = 30.0
-    idle_s: float = 600.0
-    total_s: float = 1800.0
-
-
-class Fault(Exception):
-    """The exchange failed; `kind` is a key of wire.record.ERROR_KINDS."""
-
-    def __init__(self, kind: str, text: str):
-        self.kind, self.text = kind, text
-        super().__init__(f"{kind}: {text}")
-
-
-class Body(Protocol):
-    """Takes a response as it arrives (wire.reader.Reader)."""
-
-    done: bool
-    fault: bool
-
-    def headers(self, status: int, content_type: str) -> None: ...
-
-    def feed(self, now: float, data: bytes) -> int: ...
-
-
-class Meter(Protocol):
-    """Counts token events as they arrive, for the second's tick."""
-
-    token_events: int
-
-
-class Exchange:
-    """One request's passage over a connection: what httptools calls back and the stamps of it."""
-
-    __slots__ = (
-        "body",
-        "bytes_received",
-        "complete",
-        "connection",
-        "content_type",
-        "ended",
-        "fault",
-        "framed",
-        "header_bytes",
-        "headers_at",
-        "keep_alive",
-        "last_activity",
-        "meter",
-        "now",
-        "parser",
-        "sent_at",
-        "started_at",
-        "status",
-        "timeouts",
-        "waiter",
-    )
-
-    def __init__(self, connection: "Connection", body: Body, meter: Meter, timeouts: Timeouts):
-        self.connection = connection
-        self.body = body
-        self.meter = meter
-        self.timeouts = timeouts
-        self.parser: Any = HttpResponseParser(self)
-        self.waiter = Waiter()
-        self.started_at = self.last_activity = self.now = perf_counter()
-        self.sent_at: float | None = None
-        self.headers_at: float | None = None
-        self.status: int | None = None
-        self.content_type = ""
-        self.framed = False
-        self.complete = False
-        self.keep_alive = False
-        self.ended = False
-        self.fault: Fault | None = None
-        self.bytes_received = 0
-        self.header_bytes = 0
-
-    # -- httptools' callbacks, all inside `received`
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.header_bytes += len(name) + len(value)
-        if self.header_bytes > MAX_HEADER_BYTES:
-            raise Fault("too_large", f"more than {MAX_HEADER_BYTES} bytes of response headers")
-        lowered = name.lower()
-        if lowered == b"content-type":
-            self.content_type = value.decode("latin-1")
-        elif lowered in (b"content-length", b"transfer-encoding"):
-            self.framed = True
-
-    def on_headers_complete(self) -> None:
-        status: int = self.parser.get_status_code()
-        self.header_bytes = 0
-        if 100 <= status < 200:
-            return
-        self.status = status
-        self.headers_at = self.now
-        self.body.headers(status, self.content_type)
-
-    def on_body(self, data: bytes) -> None:
-        self.bytes_received += len(data)
-        self.meter.token_events += self.body.feed(self.now, data)
-
-    def on_message_complete(self) -> None:
-        self.complete = self.status is not None
-        # the parser knows this only here: it forgets the message with the end of it
-        self.keep_alive = self.framed and self.parser.should_keep_alive()
-
-    # -- called by the connection
-    def received(self, now: float, data: bytes) -> None:
-        """Take bytes that arrived at `now`; ends the exchange when they complete or break it."""
-        self.now = self.last_activity = now
-        try:
-            self.parser.feed_data(data)
-        except HttpParserError as e:
-            self.end(_parser_fault(e))
-            return
-        except Exception as e:  # a hub callback that raises would leave the user waiting for good
-            self.end(Fault("protocol", f"{type(e).__name__}: {e}"))
-            return
-        if self.complete:
-            self.end(None)
-        elif self.body.fault:
-            self.end(Fault("too_large", "the response cannot be read on"))
-        elif self.headers_at is None and self.header_bytes + len(data) > 4 * MAX_HEADER_BYTES:
-            self.end(Fault("too_large", "response headers without an end"))
-
-    def closed(self) -> None:
-        """The peer closed: the end of an unframed body, else a cut."""
-        if self.status is not None and not self.framed:
-            self.complete = True
-            self.end(None)
-        else:
-            self.end(Fault("reset", "connection closed before the response was complete"))
-
-    def end(self, fault: Fault | None) -> None:
-        """Stop listening and hand the exchange back to its greenlet, once. Only from the hub."""
-        if self.ended:
-            return
-        self.ended = True
-        self.fault = fault
-        self.connection.unlisten()
-        self.waiter.switch(None)
-
-    def end_soon(self, fault: Fault) -> None:
-        """`end` from any greenlet."""
-        get_hub().loop.run_callback(self.end, fault)
-
-    def keeps_alive(self) -> bool:
-        """The connection may serve another request. Lets go of the parser (a reference cycle)."""
-        self.parser = None
-        return self.fault is None and self.complete and self.keep_alive
-
-
-def _parser_fault(error: HttpParserError) -> Fault:
-    cause = error.__context__
-    if isinstance(cause, Fault):
-        return cause
-    return Fault("protocol", f"not an HTTP response: {error}")
-
-
 class Connection:
     """A socket to an origin, kept between exchanges. Not shared by greenlets at the same time."""
 
@@ -222,7 +57,7 @@ class Connection:
         self._tls = None
         if tls is not None:
             try:
-                self._tls = _Tls(self._sock, tls, origin.host, timeouts.connect_s)
+                self._tls = Tls(self._sock, tls, origin.host, timeouts.connect_s)
             except BaseException:
                 self._sock.close()
                 raise
@@ -308,56 +143,6 @@ class Connection:
             exchange.received(now, plain)
         if self._exchange is exchange and (not data or self._tls.ended):
             exchange.closed()
-
-
-class _Tls:
-    """TLS over memory buffers, so that the watcher's callback never blocks."""
-
-    def __init__(self, sock: Any, context: ssl.SSLContext, host: str, timeout_s: float):
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self.ended = False
-        try:
-            with gevent.Timeout(timeout_s, Fault("connect_timeout", "TLS handshake timed out")):
-                self._handshake(sock)
-        except (ssl.SSLError, OSError) as e:
-            raise Fault("tls", f"TLS handshake failed: {e}") from e
-
-    def _handshake(self, sock: Any) -> None:
-        while True:
-            try:
-                self._object.do_handshake()
-            except ssl.SSLWantReadError:
-                sock.sendall(self._outgoing.read())
-                data = sock.recv(RECV_BYTES)
-                if not data:
-                    raise Fault("tls", "connection closed during the TLS handshake") from None
-                self._incoming.write(data)
-            else:
-                sock.sendall(self._outgoing.read())
-                return
-
-    def wrap(self, data: bytes) -> bytes:
-        self._object.write(data)
-        return self._outgoing.read()
-
-    def unwrap(self, data: bytes) -> bytes:
-        """Plain bytes in `data`; sets `ended` on close_notify."""
-        self._incoming.write(data)
-        parts = []
-        while True:
-            try:
-                part = self._object.read(RECV_BYTES)
-            except ssl.SSLWantReadError:
-                break
-            except ssl.SSLZeroReturnError:
-                self.ended = True
-                break
-            if not part:
-                self.ended = True
-                break
-            parts.append(part)
-        return b"".join(parts)
 
 
 def _connect(origin: Origin, timeout_s: float) -> Any:

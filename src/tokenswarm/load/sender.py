@@ -6,7 +6,7 @@ from typing import Any
 from gevent import GreenletExit
 
 from tokenswarm.load.client import Attempt, Client
-from tokenswarm.load.connection import Fault
+from tokenswarm.load.exchange import Fault
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.meter import ModelMeter
 from tokenswarm.load.target import Route

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from tokenswarm import __version__
 from tokenswarm.engines.probe import target_headers
 from tokenswarm.engines.protocol import Knobs
-from tokenswarm.load.connection import Origin, Timeouts
+from tokenswarm.load.connection import Origin
+from tokenswarm.load.exchange import Timeouts
 from tokenswarm.scenario.model import Api, Target
 
 
@@ -37,27 +38,29 @@ class Route:
                 target.connect_timeout_s, target.idle_timeout_s, target.total_timeout_s
             ),
             tls=_tls(target) if origin.scheme == "https" else None,
-            fixed_headers=_fixed_headers(target, origin),
+            fixed_headers=_fixed_headers(target, origin, knobs),
         )
 
     def head(self, path: str, request_id: str, body_bytes: int) -> bytes:
         """Request line and headers of a POST."""
-        return b"POST %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n" % (
+        named = f"X-Request-Id: {request_id}\r\n" if self.knobs.request_ids else ""
+        return b"POST %b%b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n" % (
             self.origin.base_path.encode(),
             path.encode(),
             self.fixed_headers,
-            request_id.encode(),
+            named.encode(),
             body_bytes,
         )
 
 
-def _fixed_headers(target: Target, origin: Origin) -> bytes:
+def _fixed_headers(target: Target, origin: Origin, knobs: Knobs) -> bytes:
     headers = {
         "Host": origin.host_header,
         "User-Agent": f"tokenswarm/{__version__}",
         "Accept": "text/event-stream, application/x-ndjson, application/json",
         "Accept-Encoding": "identity",
         "Content-Type": "application/json",
+        **({} if knobs.keeps_connections else {"Connection": "close"}),
         **target_headers(target.headers, target.api_key_env),
     }
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
