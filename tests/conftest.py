@@ -1,7 +1,7 @@
 """What every test relies on: nothing is left running, and what is missing is said."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from tests.running import end_started
@@ -16,10 +16,12 @@ def _nothing_left_running() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With TOKENSWARM_REQUIRE_LIVE=1 a live test that would be skipped fails instead."""
     report = yield
     live = item.get_closest_marker("live") or item.get_closest_marker("swapserver")
     if REQUIRE_LIVE and live and report.skipped:
         report.outcome = "failed"
-    return report  # type: ignore[return-value]
+    return report
