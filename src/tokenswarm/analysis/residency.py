@@ -148,7 +148,7 @@ def process_stays(processes: Columns, gpu: Columns, t0_unix_ns: int) -> list[Sta
         when = looks[(host, device)]
         for p in np.unique(pid[rows]):
             mine = rows[pid[rows] == p]
-            held = _on(when, at[mine], used[mine])
+            held = memory_at(when, at[mine], used[mine])
             stays += _process_runs(model, (host, device), when, held)
     return _merged(sorted(stays, key=lambda s: s.start_s))
 
@@ -179,22 +179,21 @@ def _samples(processes: Columns, gpu: Columns, t0_unix_ns: int) -> dict[tuple[st
     return out
 
 
-def _on(when: Floats, at: Floats, used: Floats) -> Floats:
-    """Memory of one process at each sample; 0 where the sample shows it gone.
+def memory_at(when: Floats, at: Floats, used: Floats) -> Floats:
+    """Bytes of one process at the samples `when`, from its rows; 0 where a sample lacks it.
 
     The rows of one sample may be stamped some ns apart, so a sample counts as showing the
-    process when a row of it lies within half the usual interval.
+    process when a row of it lies within three quarters of the usual interval. A row without a
+    figure (a GPU that does not say) counts as 1 byte: the process is there.
     """
     order = np.argsort(at)
     at, used = at[order], used[order]
     step = float(np.median(np.diff(at))) if len(at) > 1 else 0.05
-    i = np.clip(np.searchsorted(at, when), 1, max(1, len(at) - 1)) if len(at) > 1 else None
-    if i is None:
-        nearest = np.zeros(len(when), dtype=np.int64)
-    else:
-        nearest = np.where(when - at[i - 1] <= at[i] - when, i - 1, i)
-    shown = np.abs(at[nearest] - when) <= step * 0.75
-    return np.where(shown, np.nan_to_num(used[nearest], nan=1.0), 0.0)
+    after = np.minimum(np.searchsorted(at, when), len(at) - 1)
+    before = np.maximum(after - 1, 0)
+    near = np.where(np.abs(when - at[before]) <= np.abs(at[after] - when), before, after)
+    shown = np.abs(at[near] - when) <= step * 0.75
+    return np.where(shown, np.nan_to_num(used[near], nan=1.0), 0.0)
 
 
 def _closed(held: Bools) -> Bools:

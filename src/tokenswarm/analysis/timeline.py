@@ -9,7 +9,7 @@ import numpy as np
 from tokenswarm.analysis.columns import Bools, Columns, Floats, Ints, floats, run_seconds, texts
 from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
-from tokenswarm.analysis.residency import HELD, Stay
+from tokenswarm.analysis.residency import HELD, Stay, memory_at
 from tokenswarm.analysis.strata import Strata
 from tokenswarm.analysis.throughput import TokenSeries
 from tokenswarm.analysis.vram import DeviceMemory
@@ -204,32 +204,20 @@ def _extremes(values: Floats, pieces: int) -> Ints:
 def _by_model(
     m: DeviceMemory, processes: Columns, t0_unix_ns: int, at: Floats
 ) -> dict[str, Numbers]:
-    """Memory of each model's processes at the samples nearest to `at`. A process that a sample
-    does not show holds 0; a GPU whose processes are never shown has no models here."""
+    """Memory of each model's processes at `at`. A process that a sample does not show holds 0;
+    a GPU whose processes are never shown has no models here."""
     here = (texts(processes, "host") == m.host) & (texts(processes, "gpu") == m.gpu)
-    model = texts(processes, "model")
+    model, pid = texts(processes, "model"), floats(processes, "pid")
     when, used = run_seconds(processes, t0_unix_ns), floats(processes, "vram_used_bytes")
-    ticks = np.unique(when[here])
     out: dict[str, Numbers] = {}
-    if not len(ticks):
-        return out
-    step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else 0.05
-    nearest = _near(ticks, at)
-    fresh = np.abs(ticks[nearest] - at) <= max(step, 0.05)
     for name in sorted(set(model[here]) - {"none"}):
-        rows = here & (model == name)
-        held = np.bincount(
-            np.searchsorted(ticks, when[rows]), weights=used[rows], minlength=len(ticks)
-        )
-        out[name] = _numbers(np.where(fresh, held[nearest], 0.0), 0)
+        rows = np.asarray(here & (model == name), dtype=np.bool_)
+        held = [
+            memory_at(at, when[mine], used[mine])
+            for mine in (rows & (pid == p) for p in np.unique(pid[rows]))
+        ]
+        out[name] = _numbers(np.sum(held, axis=0), 0)
     return out
-
-
-def _near(ticks: Floats, at: Floats) -> Ints:
-    if len(ticks) == 1:
-        return np.zeros(len(at), dtype=np.int64)
-    i = np.clip(np.searchsorted(ticks, at), 1, len(ticks) - 1)
-    return np.where(at - ticks[i - 1] <= ticks[i] - at, i - 1, i)
 
 
 def spans(
