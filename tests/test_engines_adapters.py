@@ -1,6 +1,7 @@
 """What each engine says of itself once it is known: residency, figures, token counts."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from tests.canned_server import Given, canned_server
@@ -15,7 +16,7 @@ from tests.engine_answers import (
     vllm,
 )
 
-from tokenswarm.engines import adapter, template_tokens
+from tokenswarm.engines import adapter
 from tokenswarm.engines.protocol import LoadFigures, Residency
 from tokenswarm.errors import TargetError
 
@@ -97,14 +98,15 @@ def test_vllm_figures_of_the_recording() -> None:
         )
 
 
-def test_vllm_counts_tokens_of_a_text_and_of_its_template() -> None:
+def test_vllm_counts_tokens_of_a_prompt_with_bos_or_template() -> None:
+    bare: dict[str, Any] = {"model": "tinyllama-1.1b", "prompt": "hello", "max_tokens": 9}
+    chat = {"model": "tinyllama-1.1b", "messages": [{"role": "user", "content": "hello"}]}
     with canned_server(vllm()) as canned:
-        assert adapter("vllm").count_tokens(canned.url, "tinyllama-1.1b", "hello", 5.0) == 5
-        assert adapter("vllm").template_tokens(canned.url, "tinyllama-1.1b", 5.0) == 7
-        assert template_tokens(canned.url, "tinyllama-1.1b") == 7
+        assert adapter("vllm").prompt_tokens(canned.url, bare, 5.0) == 5 + 1
+        assert adapter("vllm").prompt_tokens(canned.url, chat, 5.0) == 5 + 7
         canned.answers["/tokenize"] = (404, b"{}")
-        assert adapter("vllm").count_tokens(canned.url, "tinyllama-1.1b", "hello", 5.0) is None
-        assert adapter("vllm").template_tokens(canned.url, "tinyllama-1.1b", 5.0) is None
+        assert adapter("vllm").prompt_tokens(canned.url, bare, 5.0) is None
+        assert adapter("vllm").prompt_tokens(canned.url, chat, 5.0) is None
 
 
 def test_sglang_is_ready_or_loading_or_too_old_to_say() -> None:
@@ -154,8 +156,7 @@ def test_an_engine_without_a_way_to_say_says_none(engine: str, answers: dict[str
         there = adapter(engine)
         assert there.residency(canned.url, 5.0) is None
         assert there.figures(canned.url, 5.0) == ()
-        assert there.count_tokens(canned.url, "m", "x", 5.0) is None
-        assert there.template_tokens(canned.url, "m", 5.0) is None
+        assert there.prompt_tokens(canned.url, {"model": "m", "prompt": "x"}, 5.0) is None
 
 
 @pytest.mark.parametrize("engine", ["ollama", "vllm", "sglang", "llama-cpp", "llama-swap"])

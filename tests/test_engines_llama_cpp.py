@@ -1,24 +1,35 @@
 """The llama.cpp adapter against a real llama.cpp with a tiny random model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gguf_model import write_model
 from tests.llama_server import llama_server
 
-from tokenswarm.engines import adapter, probe, template_tokens
+from tokenswarm.engines import adapter, probe
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.protocol import LoadFigures, Residency
 
-pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def write_model() -> Callable[..., Path]:
+    """A fixture, so that a missing package skips (or fails) each test with the reason."""
+    pytest.importorskip("gguf")
+    from tests.gguf_model import write_model
+
+    return write_model
+
+
+@pytest.fixture(scope="module")
+def url(
+    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A model that stops at once unless it is told to go on."""
+    pytest.importorskip("xllamacpp")
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     with llama_server(write_model(path, ends=100.0), alias="tiny") as url:
         yield url
@@ -29,7 +40,9 @@ def chat(url: str, text: str, **more: Any) -> dict[str, Any]:
     return Server(url, 30.0).post("/v1/chat/completions", body).object()
 
 
-def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_file(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
     one, two = write_model(tmp_path / "1", seed=5), write_model(tmp_path / "2", seed=5)
     assert one.read_bytes() == two.read_bytes()
     assert one.read_bytes() != write_model(tmp_path / "3", seed=6).read_bytes()
@@ -58,12 +71,17 @@ def test_the_knob_for_exact_lengths_makes_lengths_exact(url: str) -> None:
 @pytest.mark.parametrize(
     "text", ["hello", "a much longer text, with words", "h\u00e9llo \U0001f600"]
 )
-def test_counted_tokens_and_the_template_are_what_a_chat_is_billed(url: str, text: str) -> None:
-    server = adapter("llama-cpp")
-    tokens, template = server.count_tokens(url, "tiny", text, 5.0), template_tokens(url, "tiny")
-    assert tokens is not None
-    assert template is not None
-    assert chat(url, text, max_tokens=1)["usage"]["prompt_tokens"] == tokens + template
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_a_prompt_is_counted_as_it_is_billed(url: str, text: str, system: str | None) -> None:
+    begin = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*begin, {"role": "user", "content": text}]
+    bodies = [
+        ("/v1/chat/completions", {"model": "tiny", "messages": messages, "max_tokens": 1}),
+        ("/v1/completions", {"model": "tiny", "prompt": text, "max_tokens": 1}),
+    ]
+    for path, body in bodies:
+        billed = Server(url, 30.0).post(path, body).object()["usage"]["prompt_tokens"]
+        assert adapter("llama-cpp").prompt_tokens(url, body, 5.0) == billed
 
 
 def test_a_prompt_of_token_ids_has_as_many_tokens(url: str) -> None:

@@ -6,7 +6,6 @@ from tokenswarm.engines.probe import (
     check_models,
     probe,
     target_headers,
-    template_tokens,
 )
 
-__all__ = ["ENGINES", "adapter", "check_models", "probe", "target_headers", "template_tokens"]
+__all__ = ["ENGINES", "adapter", "check_models", "probe", "target_headers"]

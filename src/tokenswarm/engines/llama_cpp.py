@@ -1,5 +1,6 @@
 """llama.cpp's server (llama-server, xllamacpp): one model, or a router with a process a model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,17 +19,21 @@ ROUTER_STATES: dict[str, ResidencyState] = {
     "sleeping": "asleep",
     "unloaded": "absent",
 }
-PROBE_TEXT = "hi"
 
 
 @dataclass(frozen=True)
 class LlamaCpp(OpenAi):
-    """Figures need `--metrics`; a router has none of its own."""
+    """Figures need `--metrics`; a router has none of its own.
+
+    After a streamed answer it closes the connection, shortly after the end and without having
+    said so (cpp-httplib), so that a request on a kept connection may meet the close.
+    """
 
     engine: ClassVar[str] = "llama-cpp"
     knobs: ClassVar[Knobs] = Knobs(
-        exact_length={"ignore_eos": True}, token_id_prompts=True, tokenize=True
-    )
+        exact_length={"ignore_eos": True}, token_id_prompts=True, tokenize=True,
+        keeps_connections=False,
+    )  # fmt: skip
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -62,23 +67,17 @@ class LlamaCpp(OpenAi):
             return ()
         return (LoadFigures(None, running=found.get(RUNNING), waiting=found.get(WAITING)),)
 
-    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
-        return self._count(url, {"model": model, "content": text}, timeout_s)
-
-    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
-        chat = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}]}
-        reply = self.server(url, timeout_s).post("/apply-template", chat)
-        prompt = reply.object().get("prompt")
-        if not isinstance(prompt, str):
+    def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
+        server = self.server(url, timeout_s)
+        text = body.get("prompt")
+        if "messages" in body:
+            text = server.post("/apply-template", dict(body)).object().get("prompt")
+        if not isinstance(text, str):
             return None
-        # as the server does it for a chat: with BOS, and special tokens read from the template
-        body = {"model": model, "content": prompt, "add_special": True, "parse_special": True}
-        whole = self._count(url, body, timeout_s)
-        text = self.count_tokens(url, model, PROBE_TEXT, timeout_s)
-        return None if whole is None or text is None else whole - text
-
-    def _count(self, url: str, body: dict[str, Any], timeout_s: float) -> int | None:
-        tokens = self.server(url, timeout_s).post("/tokenize", body).object().get("tokens")
+        # as the server does it for a prompt: with BOS, and special tokens read from the text
+        asked = {"content": text, "add_special": True, "parse_special": True}
+        reply = server.post("/tokenize", {"model": body.get("model"), **asked})
+        tokens = reply.object().get("tokens")
         return len(tokens) if isinstance(tokens, list) else None
 
 

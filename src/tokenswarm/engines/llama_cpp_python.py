@@ -15,10 +15,15 @@ NOTE = (
 
 @dataclass(frozen=True)
 class LlamaCppPython(OpenAi):
-    """No residency, no metrics, no usage in streams; `min_tokens` forces the output length."""
+    """No residency, no metrics, no usage in streams; `min_tokens` forces the output length.
+
+    An X-Request-Id that is no UUID is refused with an empty HTTP 400.
+    """
 
     engine: ClassVar[str] = "llama-cpp-python"
-    knobs: ClassVar[Knobs] = Knobs(exact_length={}, min_tokens=True, stream_usage=False)
+    knobs: ClassVar[Knobs] = Knobs(
+        exact_length={}, min_tokens=True, stream_usage=False, request_ids=False
+    )
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)

@@ -29,10 +29,7 @@ class OpenAi:
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
         return ()
 
-    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
-        return None
-
-    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
+    def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
         return None
 
     def server(self, url: str, timeout_s: float) -> Server:

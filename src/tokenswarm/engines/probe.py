@@ -125,16 +125,6 @@ def _same(info: EngineInfo, wanted: str, there: str) -> bool:
     return same_model(wanted, there) if info.engine == "ollama" else wanted == there
 
 
-def template_tokens(
-    url: str, model: str, headers: Mapping[str, str] | None = None, timeout_s: float = 5.0,
-    *, engine: str | None = None, tls_verify: bool = True,
-) -> int | None:  # fmt: skip
-    """Tokens that a chat template adds to one user message; None when the server can't say."""
-    if engine is None:
-        engine = probe(url, headers=headers, timeout_s=timeout_s, tls_verify=tls_verify).engine
-    return adapter(engine, headers, tls_verify).template_tokens(url, model, timeout_s)
-
-
 def target_headers(
     headers: Mapping[str, str], api_key_env: str | None, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:

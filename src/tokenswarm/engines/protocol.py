@@ -1,5 +1,6 @@
 """What the rest of tokenswarm knows of a server under test."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -24,8 +25,9 @@ class Knobs(msgspec.Struct, frozen=True):
     (`{"ignore_eos": True}`); the name of the length field is wire's business. None: it cannot.
     `min_tokens`: a `min_tokens` of the wanted length belongs beside them (with an empty
     `exact_length` it is all that is needed). `token_id_prompts`: completions take a list of
-    token ids. `tokenize`: it has an endpoint that counts tokens. `keep_alive`: requests may
-    carry it. `stream_usage`: it knows stream_options.include_usage.
+    token ids. `tokenize`: it may have an endpoint that counts tokens. `keep_alive`: requests may
+    carry it. `stream_usage`: it knows stream_options.include_usage. `request_ids`: it takes an
+    X-Request-Id of any form. `keeps_connections`: a connection is good for another request.
     """
 
     exact_length: dict[str, Any] | None = None
@@ -34,6 +36,8 @@ class Knobs(msgspec.Struct, frozen=True):
     tokenize: bool = False
     keep_alive: bool = False
     stream_usage: bool = True
+    request_ids: bool = True
+    keeps_connections: bool = True
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -82,8 +86,7 @@ class Adapter(Protocol):
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
         """How busy it is; empty when it does not say."""
 
-    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
-        """Tokens of `text` without chat template; None when it has no way to say."""
-
-    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
-        """Tokens that the chat template adds to a single user message; None when it can't say."""
+    def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
+        """Tokens that a request with this body is billed for its prompt: template, system text
+        and BOS included. `body` is a chat's (`messages`) or a completion's (`prompt`, a text).
+        None when the server has no way to say."""

@@ -1,8 +1,9 @@
 """vLLM: one model a server; asleep it answers `/health` with 200 and lets requests hang."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.openai import OpenAi, count, listed_models, names
@@ -13,7 +14,8 @@ RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 KV_CACHE = "vllm:kv_cache_usage_perc"
 SLEEP = "vllm:engine_sleep_state"
-PROBE_TEXT = "hi"
+# what of a request's body decides how its prompt is tokenized
+PROMPT_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs")
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,9 @@ class Vllm(OpenAi):
             for model, by_name in values.items()
         )
 
-    def count_tokens(self, url: str, model: str, text: str, timeout_s: float) -> int | None:
-        body = {"model": model, "prompt": text, "add_special_tokens": False}
-        return count(self.server(url, timeout_s).post("/tokenize", body).object().get("count"))
-
-    def template_tokens(self, url: str, model: str, timeout_s: float) -> int | None:
-        body = {"model": model, "messages": [{"role": "user", "content": PROBE_TEXT}]}
-        whole = count(self.server(url, timeout_s).post("/tokenize", body).object().get("count"))
-        text = self.count_tokens(url, model, PROBE_TEXT, timeout_s)
-        return None if whole is None or text is None else whole - text
+    def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
+        asked = {key: body[key] for key in PROMPT_FIELDS if key in body}
+        return count(self.server(url, timeout_s).post("/tokenize", asked).object().get("count"))
 
 
 def _asleep(server: Server) -> bool:
