@@ -125,6 +125,9 @@ class GpuFigures(msgspec.Struct, frozen=True):
 
 
 class GeneratorFigures(msgspec.Struct, frozen=True):
+    """`loop_lag_s` is over one value a worker and second, the worst in it; `stalled_s` counts
+    those above 50 ms."""
+
     workers: int
     loop_lag_s: Percentiles
     late_starts: int
@@ -133,6 +136,7 @@ class GeneratorFigures(msgspec.Struct, frozen=True):
     records: int
     dropped: int
     lost: str | None
+    stalled_s: int = 0
 
 
 class ErrorFigures(msgspec.Struct, frozen=True):

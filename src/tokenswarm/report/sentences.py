@@ -71,7 +71,8 @@ def gate(g: GateResult) -> str:
 def generator(s: Summary) -> str:
     """Was the load generator in order?"""
     g = s.generator
-    lag = f"loop lag P99 {seconds(g.loop_lag_s.p99)} (n {g.loop_lag_s.n})"
+    stalled = f", over 50 ms in {g.stalled_s}" if g.stalled_s else ""
+    lag = f"loop lag P99 {seconds(g.loop_lag_s.p99)} (n {g.loop_lag_s.n}{stalled})"
     late = f"{many(g.late_starts, 'late start')}"
     worst = f" (worst {seconds(g.late_max_s)})" if g.late_max_s else ""
     cpu = f"CPU at most {share(g.cpu_ratio_max)} of a core"
