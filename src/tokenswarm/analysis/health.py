@@ -111,7 +111,8 @@ def invalid(
     if figures.stalled_s >= STALLED_LEAST_S and figures.stalled_s > STALLED_SHARE * seconds:
         reasons.append(
             "the generator could not keep up: its loop stood still for over "
-            f"{STALL_S * 1e3:.0f} ms in {figures.stalled_s} of {seconds} seconds; use more workers or fewer users"
+            f"{STALL_S * 1e3:.0f} ms in {figures.stalled_s} of {seconds} seconds; "
+            "use more workers or fewer users"
         )
     return reasons + _late(requests, figures, load)
 
