@@ -68,7 +68,8 @@ def write_model(
     path: Path, *, layers: int = 2, dim: int = 64, seed: int = 1, context: int = 4096,
     ends: float = NEVER,
 ) -> Path:  # fmt: skip
-    """Write a model of about 0.3 MB to `path`, the same bytes for the same arguments.
+    """Write a model to `path`, the same bytes for the same arguments: 0.3 MB unless it is told to
+    be larger, 40 * layers * dim**2 bytes.
 
     `ends` is the bias of `</s>`: by default the model never stops by itself, at 100.0 it stops
     at once unless the request says `ignore_eos`.
@@ -78,7 +79,7 @@ def write_model(
     _metadata(out, layers, dim, context)
 
     def add(name: str, *shape: int, keeps_constant: bool = False) -> None:
-        weights = rng.normal(0, 0.3, shape).astype(np.float32)
+        weights = rng.normal(0, 2.4 / np.sqrt(dim), shape).astype(np.float32)
         if keeps_constant:  # what is added to the state leaves its dimension 0 alone
             weights[0] = 0.0
         out.add_tensor(f"{name}.weight", weights)

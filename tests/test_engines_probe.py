@@ -62,8 +62,16 @@ def test_vllm_without_metrics_and_with_a_renamed_owner_is_still_told_by_its_metr
             Knobs({"ignore_eos": True}, min_tokens=True, token_id_prompts=True, tokenize=True),
         ),
         ("sglang", Knobs({"ignore_eos": True}, min_tokens=True, token_id_prompts=True)),
-        ("llama-cpp", Knobs({"ignore_eos": True}, token_id_prompts=True, tokenize=True)),
-        ("llama-cpp-python", Knobs({}, min_tokens=True, stream_usage=False)),
+        (
+            "llama-cpp",
+            Knobs(
+                {"ignore_eos": True}, token_id_prompts=True, tokenize=True, keeps_connections=False
+            ),
+        ),
+        (
+            "llama-cpp-python",
+            Knobs({}, min_tokens=True, stream_usage=False, request_ids=False),
+        ),
         ("llama-swap", Knobs()),
         ("openai", Knobs()),
     ],
