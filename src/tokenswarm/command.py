@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenswarm.analysis.gates import check, parse
 from tokenswarm.errors import UsageError
 from tokenswarm.scenario.dryrun import plan_text
 from tokenswarm.scenario.load import load, resolve
@@ -35,8 +36,8 @@ class RunCommand:
     gates: Sequence[str] = ()
 
     def resolved(self) -> Scenario:
-        """The scenario as it will be played; UsageError when it cannot be."""
-        return override(
+        """The scenario as it will be played; UsageError when it or a gate cannot be."""
+        scenario = override(
             resolve(load(self.scenario), self.scenario.parent),
             urls=target_urls(self.urls),
             users=self.users,
@@ -46,6 +47,8 @@ class RunCommand:
             seed=self.seed,
             gates=list(self.gates),
         )
+        check(map(parse, scenario.gates), [m.name for m in scenario.models])
+        return scenario
 
     def plan(self) -> str:
         """The text of --dry-run."""
