@@ -1,5 +1,7 @@
 """The side of a run that starts and ends it: a Locust master, or a single local process."""
 
+from locust.runners import STATE_SPAWNING, STATE_STOPPED
+
 import logging
 import platform
 import secrets
@@ -12,12 +14,14 @@ from typing import Any
 
 import gevent
 import msgspec
+from gevent.event import Event
 
 from tokenswarm import __version__
 from tokenswarm.clock import NS, new_run_id, slug
 from tokenswarm.engines.probe import target_headers
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
+from tokenswarm.load.form import Form
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.live import LiveLine
 from tokenswarm.load.meter import Totals
@@ -54,6 +58,7 @@ class Run:
         self.sampler: SamplerProcess | None = None
         self.live: LiveLine | None = None
         self.stopping = False
+        self.drained_all = Event()
 
     @property
     def drain_s(self) -> float:
@@ -70,6 +75,10 @@ class Master:
         self.run: Run | None = None
         self.exit_code: int | None = None
         self._listening: set[str] = set()  # workers that take our messages
+        self._over = Event()  # set: no run is on or being finished
+        self._over.set()
+        self._ramp: gevent.Greenlet | None = None  # where Locust's start() runs
+        self._form = Form(environment, runner)
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
@@ -83,16 +92,34 @@ class Master:
 
     # -- start
     def _on_start(self, environment: Any, **_: Any) -> None:
+        current = gevent.getcurrent()
+        self._ramp = current if isinstance(current, gevent.Greenlet) else None
+        # what the web page sees while we probe: `ready` would send it back to its form
+        self._runner.update_state(STATE_SPAWNING)
+        if self.run is not None and not self.run.stopping:
+            self._end_now()  # Locust lost every worker without a word
+        refusal = None
         try:
+            self._over.wait()  # the run before may still be at its report
             self._begin()
         except TokenswarmError as e:
+            refusal = str(e)
             self._refuse(e)
+            raise gevent.GreenletExit from e  # no users; Locust's own way out of a start
+        except gevent.GreenletExit:
+            self._end_now()  # stopped before it had begun
+            self._runner.update_state(STATE_STOPPED)
+            raise
+        finally:
+            self._form.decide(refusal)
 
     def _begin(self) -> None:
         scenario = scenario_of(self._options, self._runner.target_user_count)
         prepared = prepare(scenario) if scenario else Prepared({}, {}, [])
         self._wait_for_workers()
         self.run = run = self._new_run(scenario, prepared)
+        self._over.clear()
+        log.info("run %s: everything goes to %s", run.manifest.run_id, run.dir.path)
         run.start = self._run_start(run, prepared)
         source = self._start_sampler(run, prepared)
         run.dir.write_manifest(run.manifest)
@@ -162,8 +189,11 @@ class Master:
 
     def _refuse(self, error: TokenswarmError) -> None:
         """The run cannot start: say so, and end a headless run with the exit code for it."""
-        self.run = self.generator = None
-        sys.stderr.write(f"tokenswarm: {error}\n")
+        self._end_now()
+        if self._options.headless:
+            sys.stderr.write(f"tokenswarm: {error}\n")
+        else:
+            log.error("the run cannot start: %s", error)  # stderr and the page's tab of logs
         self.exit_code = error.exit_code
         self._runner.log_exception("master", f"tokenswarm: {error}", "")
         gevent.spawn(self._runner.quit if self._options.headless else self._runner.stop)
@@ -171,9 +201,7 @@ class Master:
     # -- while it runs
     def _watch(self, run: Run) -> None:
         """End the load after the scenario's duration, or when every request was sent."""
-        limit_s = run.scenario.duration_s if run.scenario else None
-        if self._options.run_time:
-            limit_s = None  # Locust's own --run-time ends the run
+        limit_s = run.scenario.duration_s if run.scenario and not self._timed() else None
         began = time.monotonic() + LEAD_NS / NS
         while self.run is run and not run.stopping:
             gevent.sleep(0.1)
@@ -183,6 +211,17 @@ class Master:
             if over or self._all_exhausted(run):
                 (self._runner.quit if self._options.headless else self._runner.stop)()
                 return
+
+    def _timed(self) -> bool:
+        """Whether Locust ends this run, by --run-time or the run time in the page's form.
+
+        The form leaves its run time in the options even when the next start is without one: then
+        only the page's timer tells.
+        """
+        web_ui = self._environment.web_ui
+        if web_ui is None or self._options.autostart:
+            return bool(self._options.run_time)
+        return getattr(web_ui, "_run_time_greenlet", None) is not None
 
     def _all_exhausted(self, run: Run) -> bool:
         if self.generator is not None:
@@ -219,14 +258,28 @@ class Master:
         run = self.run
         if run is None:
             return
-        if run.stopping:
-            return
-        run.stopping = True
-        run.manifest.load_end_unix_ns = time.time_ns()
         try:
-            self._drain(run)
+            if run.stopping:  # stopped from two sides: the second waits for the first
+                run.drained_all.wait()
+            else:
+                self._end_load(run)
         except KeyboardInterrupt:
             sys.stderr.write("\ntokenswarm: interrupted while draining, what is left is cut\n")
+
+    def _end_load(self, run: Run) -> None:
+        run.stopping = True
+        run.manifest.load_end_unix_ns = time.time_ns()
+        self._end_ramp()
+        try:
+            self._drain(run)
+        finally:
+            run.drained_all.set()
+
+    def _end_ramp(self) -> None:
+        """A master's start() would go on to send users to workers and call the test running."""
+        spawning = not self._local and self._runner.state == STATE_SPAWNING
+        if spawning and self._ramp is not None and self._ramp is not gevent.getcurrent():
+            self._ramp.kill()
 
     def _drain(self, run: Run) -> None:
         if self.generator is not None:
@@ -257,6 +310,12 @@ class Master:
         run, self.run, self.generator = self.run, None, None
         if run is None:
             return
+        try:
+            self._finish(run)
+        finally:
+            self._over.set()
+
+    def _finish(self, run: Run) -> None:
         if run.live is not None:
             run.live.close()
         if run.receiver is not None:
@@ -269,10 +328,17 @@ class Master:
         run.dir.write_manifest(run.manifest)
         self.exit_code = finish_run(run.dir.path, self._options.gate)
 
+    def _end_now(self) -> None:
+        """End what there is of a run whose start did not come to its end."""
+        self._on_stopping(self._environment)
+        self._on_stop(self._environment)
+
     def _on_quitting(self, environment: Any, **_: Any) -> None:
         """Locust decides its exit code right after this: have ours ready by then."""
-        if self._local and self.run is not None:
-            self._runner.stop()
+        if self.run is not None:
+            self._runner.stop(*([] if self._local else [False]))  # the workers are told to quit
+        self._end_now()  # when Locust did not hold it for running
+        self._over.wait()
         explicit = environment.process_exit_code is not None
         if not explicit and self.exit_code is not None:
             environment.process_exit_code = self.exit_code
