@@ -10,6 +10,7 @@ from typing import Any
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load.master import Master
 from tokenswarm.load.options import add_arguments, scenario_of, users_of
+from tokenswarm.load.users import MixUser
 from tokenswarm.load.worker import Worker
 
 REPORT_S = 1.0
@@ -39,7 +40,7 @@ def _on_init(environment: Any, runner: Any, **_: Any) -> None:
         environment.tokenswarm = Worker(environment, runner)
         return
     try:
-        _default_users(environment.parsed_options)
+        _show_scenario(environment.parsed_options)
     except TokenswarmError as e:
         sys.stderr.write(f"tokenswarm: {e}\n")
         sys.exit(e.exit_code)
@@ -49,8 +50,9 @@ def _on_init(environment: Any, runner: Any, **_: Any) -> None:
     environment.tokenswarm = Master(environment, runner, local=local)
 
 
-def _default_users(options: Any) -> None:
-    """Users and spawn rate from the scenario unless the command line gave them."""
+def _show_scenario(options: Any) -> None:
+    """Users, spawn rate and, for a scenario of one target, the host as Locust's form shows them,
+    unless the command line gave them."""
     scenario = scenario_of(options)
     if scenario is None:
         return
@@ -58,3 +60,5 @@ def _default_users(options: Any) -> None:
         options.num_users = users_of(scenario)
     if options.spawn_rate is None:
         options.spawn_rate = options.num_users
+    if len(scenario.targets) == 1:
+        MixUser.host = next(iter(scenario.targets.values())).url

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tokenswarm.errors import UsageError
 from tokenswarm.scenario.load import load, resolve
 from tokenswarm.scenario.model import ClosedLoad, Scenario
 from tokenswarm.scenario.overrides import override
@@ -106,9 +107,10 @@ def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None
     if not getattr(options, "scenario", ""):
         return None
     path = Path(options.scenario)
+    plain = resolve(load(path), path.parent)
     scenario = override(
-        resolve(load(path), path.parent),
-        urls=target_urls(options.target_url),
+        plain,
+        urls={**target_urls(options.target_url), **_url_of_host(options.host, plain)},
         users=users if options.closed else None,
         rate=options.rate,
         duration_s=options.duration,
@@ -117,6 +119,19 @@ def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None
         gates=options.gate,
     )
     return scenario if users is None else with_users(scenario, users)
+
+
+def _url_of_host(host: str | None, scenario: Scenario) -> dict[str, str]:
+    """What Locust's --host, or the web page's field of that name, means for the targets."""
+    if not host:
+        return {}
+    if len(scenario.targets) > 1:
+        names = ", ".join(scenario.targets)
+        raise UsageError(
+            f"host {host!r}: the scenario has several targets ({names}); leave the host empty and "
+            "give --target-url TARGET=URL"
+        )
+    return dict.fromkeys(scenario.targets, host)
 
 
 def with_users(scenario: Scenario, users: int) -> Scenario:
