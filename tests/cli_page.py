@@ -11,9 +11,8 @@ from tokenswarm.cli import main
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 INTRO = """# Command line
 
-Made of each command's `--help` by `python -m tests.cli_page --write`. `python3 -m tokenswarm` is the
-same as `tokenswarm`. Results go to stdout, progress and errors to stderr. InfluxDB's token, where
-one is needed, comes from the environment or a file, never from the command line.
+Made of each command's `--help` by `python -m tests.cli_page --write`. `python3 -m tokenswarm` is
+the same as `tokenswarm`. Results go to stdout, progress and errors to stderr.
 """
 
 
@@ -29,8 +28,7 @@ def help_text(*argv: str) -> str:
 def page() -> str:
     """The whole page."""
     parts = [INTRO, f"```\n{help_text()}```\n"]
-    for name in sorted(main.commands):
-        parts.append(f"## tokenswarm {name}\n\n```\n{help_text(name)}```\n")
+    parts += [f"## tokenswarm {n}\n\n```\n{help_text(n)}```\n" for n in sorted(main.commands)]
     return "\n".join(parts)
 
 

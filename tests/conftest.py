@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+
 from tests.running import end_started
 
 REQUIRE_LIVE = os.environ.get("TOKENSWARM_REQUIRE_LIVE") == "1"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.synthetic_run import request
 
+from tests.synthetic_run import request
 from tokenswarm.analysis.columns import columns_of
 from tokenswarm.analysis.figures import Percentiles
 from tokenswarm.analysis.goodput import goodput

@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
-from tests.written_summary import summary
 
+from tests.written_summary import summary
 from tokenswarm.analysis.figures import ModelFigures
 from tokenswarm.analysis.gates import OPERATORS, check, judge, parse
 from tokenswarm.errors import UsageError

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+
 from tests.synthetic_run import (
     Story,
     manifest,
@@ -17,7 +18,6 @@ from tests.synthetic_run import (
     story,
     write_run,
 )
-
 from tokenswarm.analysis.figures import STRATA, Summary
 from tokenswarm.analysis.run import Analysis, analyse
 from tokenswarm.errors import UsageError

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.synthetic_run import Row, request
 
+from tests.synthetic_run import Row, request
 from tokenswarm.analysis.columns import columns_of
 from tokenswarm.analysis.figures import STRATA
 from tokenswarm.analysis.requests import requests

@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from tests.synthetic_run import GIB, T0_NS, Row, Story, request, row, story
 
+from tests.synthetic_run import GIB, T0_NS, Row, Story, request, row, story
 from tokenswarm.analysis.columns import Columns, columns_of
 from tokenswarm.analysis.figures import SwapEvent
 from tokenswarm.analysis.requests import Requests, requests

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.running import run_once, scenario
 
+from tests.running import run_once, scenario
 from tokenswarm.analysis.figures import Summary, SwapEvent
 from tokenswarm.analysis.run import analyse
 from tokenswarm.sim import truth

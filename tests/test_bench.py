@@ -20,7 +20,6 @@ from bench.accuracy import Case, Stamped  # noqa: E402
 from bench.hot_path import Row  # noqa: E402
 from bench.measure import Moment, Window  # noqa: E402
 from bench.server import Api, BenchError, LogRow, Server, Stats, Timing, build, pinned  # noqa: E402
-
 from tokenswarm.scenario.model import Scenario  # noqa: E402
 
 FAST = Timing(tokens=5, ttft_ms=2, itl_ms=1)

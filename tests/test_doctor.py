@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.canned_server import Canned, canned_server
 from tests.engine_answers import ollama
-
 from tokenswarm.doctor import Check, checks, render
 from tokenswarm.scenario.model import (
     ClosedLoad,

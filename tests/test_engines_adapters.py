@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+
 from tests.canned_server import Given, canned_server
 from tests.engine_answers import (
     held,
@@ -15,7 +16,6 @@ from tests.engine_answers import (
     sglang,
     vllm,
 )
-
 from tokenswarm.engines import adapter
 from tokenswarm.engines.protocol import LoadFigures, Residency
 from tokenswarm.errors import TargetError

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.canned_server import canned_server
 
+from tests.canned_server import canned_server
 from tokenswarm.engines.control import MAX_BODY, Reply, Server, said
 from tokenswarm.errors import TargetError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.llama_server import llama_server
 
+from tests.llama_server import llama_server
 from tokenswarm.engines import adapter, probe
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.protocol import LoadFigures, Residency

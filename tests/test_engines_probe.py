@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+
 from tests.canned_server import Given, canned_server
 from tests.engine_answers import (
     llama_cpp_python,
@@ -13,7 +14,6 @@ from tests.engine_answers import (
     sglang,
     vllm,
 )
-
 from tokenswarm.engines import ENGINES, adapter, check_models, probe, target_headers
 from tokenswarm.engines.protocol import EngineInfo, Knobs
 from tokenswarm.errors import TargetError

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engine_answers import VLLM
 
+from tests.engine_answers import VLLM
 from tokenswarm.engines.prometheus import Sample, samples
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
-from tests.written_summary import summary, timeline
 
+from tests.written_summary import summary, timeline
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.report import table, units
 from tokenswarm.report.page import render

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+
 from tests.synthetic_run import story, write_run
 from tests.written_summary import HOSTILE, event, model, stratum, summary, timeline
-
 from tokenswarm.analysis.definitions import DEFINITIONS
 from tokenswarm.analysis.figures import ColdStarts, GpuFigures, Percentiles, Summary, Swaps
 from tokenswarm.analysis.run import analyse

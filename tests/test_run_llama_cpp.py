@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.llama_server import llama_server
 from tests.running import finished, records, run_once, scenario, tokenswarm
-
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.prometheus import samples
 from tokenswarm.store.rundir import RunDir

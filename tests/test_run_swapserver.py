@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 import pytest
+
 from tests.running import records, run_once, scenario
 from tests.swap_server import SwapServer, swap_server
-
 from tokenswarm.store.rundir import RunDir
 
 pytestmark = pytest.mark.swapserver

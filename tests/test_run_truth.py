@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 import pytest
-from tests.running import records, run_once, scenario
 
+from tests.running import records, run_once, scenario
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
 
@@ -25,6 +25,9 @@ def compared(
             box.ollama_url,
             {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "hi"}},
             max_requests=N,
+            # a request takes 335 ms: 32 streams at a time, out of step, so that the simulator's
+            # arrival times are not those of a queue in front of its own loop
+            load={"kind": "open", "rate": 95.5, "arrivals": "constant", "max_in_flight": 64},
         )
         code, run = run_once(file, cwd=folder)
     assert code == 0

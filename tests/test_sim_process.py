@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.sim_client import call, opened, stream, wait_until
 
+from tests.sim_client import call, opened, stream, wait_until
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import SimError, start
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sim_client import Streamed, call, opened, stream, wait_until
 
+from tests.sim_client import Streamed, call, opened, stream, wait_until
 from tokenswarm.sim import truth
 from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.gpu import Gpu

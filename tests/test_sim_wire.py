@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sim_client import Streamed, call, opened, stream
 
+from tests.sim_client import Streamed, call, opened, stream
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
 from tokenswarm.sim.serve import Endpoints

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests import schema_rows
 from tests.schema_rows import Pair, tick
-
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.store import parquet
 from tokenswarm.store.columns import column

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import schema_rows
 
+from tests import schema_rows
 from tokenswarm.errors import SpoolError
 from tokenswarm.store.row import Monotonic, check_row
 from tokenswarm.store.schema import MEASUREMENTS

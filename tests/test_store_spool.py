@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests import schema_rows
 from tests.schema_rows import tick
-
 from tokenswarm.errors import SpoolError
 from tokenswarm.store.frame import HEADER_BYTES, MAGIC, unpack
 from tokenswarm.store.inventory import Ranges

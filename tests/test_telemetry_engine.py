@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from tests.canned_server import Canned, Given, canned_server
 from tests.engine_answers import held, ollama, openai, vllm
-
 from tokenswarm.clock import Clock
 from tokenswarm.engines.ollama import same_model
 from tokenswarm.engines.protocol import Residency

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.canned_server import Canned, canned_server
 
+from tests.canned_server import Canned, canned_server
 from tokenswarm.errors import UsageError
 from tokenswarm.store.row import Monotonic, check_row
 from tokenswarm.store.schema import GPU, GPU_PROCESS

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.canned_server import Given, canned_server
 from tests.engine_answers import ollama
-
 from tokenswarm.engines.control import Server
 from tokenswarm.store.row import check_row
 from tokenswarm.store.schema import MEASUREMENTS

@@ -4,6 +4,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+
 from tests.wire_cases import CASES, recorded
 from tests.wire_streams import (
     DONE,
@@ -21,7 +22,6 @@ from tests.wire_streams import (
     sse,
     words,
 )
-
 from tokenswarm.errors import UsageError
 from tokenswarm.wire.reader import open_reader
 from tokenswarm.wire.record import ERROR_KINDS

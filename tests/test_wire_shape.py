@@ -1,6 +1,7 @@
 """A token event recognised by its bytes is one that decoding would call so."""
 
 import pytest
+
 from tests.wire_streams import (
     DONE,
     STOP,
@@ -13,7 +14,6 @@ from tests.wire_streams import (
     sse,
     words,
 )
-
 from tokenswarm.wire import ollama, openai
 from tokenswarm.wire.shape import learn
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.wire_cases import CASES, recorded
 from tests.wire_streams import (
     DONE,
@@ -26,7 +27,6 @@ from tests.wire_streams import (
     sse,
     usage,
 )
-
 from tokenswarm.wire import reader as reader_module
 
 CUTS = 100_000

@@ -1,27 +1,34 @@
-"""One HTTP/1.1 connection whose responses are read by a persistent libev watcher.
+"""One HTTP/1.1 connection, read by the process's poller while a response is awaited.
 
 A blocking recv in a greenlet costs two recv calls, a watcher start and stop and two greenlet
-switches a token. Here the watcher stays started while a response streams: its callback runs in
-the hub, does one recv and one perf_counter, and the user's greenlet is switched to once, at the
-end. Nothing in the callback may block or raise.
+switches a token. Here the socket is left with the poller for the whole response: its callback runs
+in the hub, does one recv with the kernel's time stamp, and the user's greenlet is switched to once,
+at the end. Nothing in the callback may block or raise.
 """
 
+import contextlib
 import os
 import socket
 import ssl
+import struct
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
 import gevent.socket
-from gevent.hub import get_hub
 
+from tokenswarm.clock import NS
 from tokenswarm.errors import UsageError
 from tokenswarm.load.exchange import Exchange, Fault, Timeouts
+from tokenswarm.load.poller import POLLER
 from tokenswarm.load.tls import RECV_BYTES, Tls
 
-READ = 1
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the socket module has no name for it
+STAMP = struct.Struct("@qq")  # struct timespec
+STAMP_BYTES = socket.CMSG_SPACE(STAMP.size)
+EARLIEST_S = -0.1  # bytes may come between the look's moment and the recv; a clock may step
+LATEST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Connection:
         started = perf_counter()
         self._sock = _connect(origin, timeouts.connect_s)
         self._raw = self._sock._sock  # the plain socket: its recv does not go through gevent
-        self._recv = self._raw.recv
+        self._recvmsg = self._raw.recvmsg
         self._tls = None
         if tls is not None:
             try:
@@ -62,7 +69,7 @@ class Connection:
                 self._sock.close()
                 raise
         self.connect_s = perf_counter() - started
-        self._watcher = get_hub().loop.io(self._sock.fileno(), READ)
+        self._fd: int = self._sock.fileno()
         self._exchange: Exchange | None = None
 
     def usable(self) -> bool:
@@ -86,21 +93,20 @@ class Connection:
             exchange.fault = Fault("reset", f"sending failed: {os.strerror(e.errno or 0)}")
             self._exchange = None
             return
-        self._watcher.start(self._readable)
+        POLLER.add(self._fd, self._readable)
         try:
             exchange.waiter.get()
         finally:
             self.unlisten()
 
     def unlisten(self) -> None:
-        """Stop the watcher; the connection is idle, or about to be closed."""
-        self._watcher.stop()
+        """Take the socket from the poller; the connection is idle, or about to be closed."""
+        POLLER.remove(self._fd)
         self._exchange = None
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
-        self._watcher.stop()
-        self._watcher.close()
+        POLLER.remove(self._fd)
         self._sock.close()
 
     def _send(self, request: bytes) -> None:
@@ -112,18 +118,23 @@ class Connection:
         if sent < len(data):
             self._sock.sendall(memoryview(data)[sent:])
 
-    def _readable(self) -> None:
+    def _readable(self, now: float, unix_ns: int) -> None:
+        """Read once. `now` and `unix_ns` are one moment on both clocks, shortly before."""
         exchange = self._exchange
         if exchange is None:
             return
         try:
-            data = self._recv(RECV_BYTES)
+            data, ancillary, _, _ = self._recvmsg(RECV_BYTES, STAMP_BYTES)
         except BlockingIOError:
             return
         except OSError as e:
             exchange.end(Fault("reset", os.strerror(e.errno or 0)))
             return
-        now = perf_counter()
+        if ancillary:
+            seconds, ns = STAMP.unpack(ancillary[0][2])
+            age_s = (unix_ns - seconds * NS - ns) / NS
+            if EARLIEST_S < age_s < LATEST_S:
+                now -= age_s
         if self._tls is None:
             if data:
                 exchange.received(now, data)
@@ -158,5 +169,7 @@ def _connect(origin: Origin, timeout_s: float) -> Any:
     except OSError as e:
         raise Fault("unreachable", f"{address}: {e.strerror}") from e
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # without it the stamps are those of the look
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.settimeout(None)
     return sock

@@ -61,7 +61,7 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(self, unlisten: Any, body: Body, meter: Meter, timeouts: Timeouts):
-        """`unlisten` stops the connection's watcher when the exchange ends."""
+        """`unlisten` takes the connection from the poller when the exchange ends."""
         self._unlisten = unlisten
         self._meter = meter
         self._parser: Any = HttpResponseParser(self)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gevent
+
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load.master import Master
 from tokenswarm.load.options import add_arguments, scenario_of, users_of
@@ -34,7 +36,9 @@ def default_scenario(path: Path) -> None:
 def _on_init(environment: Any, runner: Any, **_: Any) -> None:
     from locust import runners
 
-    sys.setswitchinterval(0.0005)  # the spool's thread must not hold up the hub's time stamps
+    # neither the spool's thread nor a row of finished requests may hold up the hub's time stamps
+    sys.setswitchinterval(0.0005)
+    gevent.setswitchinterval(0.0005)
     runners.WORKER_REPORT_INTERVAL = REPORT_S
     if isinstance(runner, runners.WorkerRunner):
         environment.tokenswarm = Worker(environment, runner)

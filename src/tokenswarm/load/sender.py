@@ -62,7 +62,6 @@ class Sender:
             ending = Ending("cancelled", "cancelled", "the user was stopped by force")
             raise
         finally:
-            stamps.end = perf_counter()
             _stamp(stamps, attempt, reader)
             record = RequestRecord(
                 id=request_id,
@@ -117,8 +116,11 @@ def milliseconds(stamps: Stamps) -> float:
 def _stamp(stamps: Stamps, attempt: Attempt, reader: Reader) -> None:
     exchange = attempt.exchange
     stamps.connect_s = attempt.connect_s
+    stamps.end = perf_counter()
     if exchange is not None:
         stamps.sent, stamps.headers = exchange.sent_at, exchange.headers_at
+        if exchange.complete:
+            stamps.end = exchange.last_activity
     stamps.first_event, stamps.first_token = reader.first_event, reader.first_token
     stamps.first_visible, stamps.last_token = reader.first_visible, reader.last_token
 
