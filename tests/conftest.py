@@ -4,8 +4,13 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.running import end_started
+
+# a busy machine is no fault of the code: no test here is held to a time
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 REQUIRE_LIVE = os.environ.get("TOKENSWARM_REQUIRE_LIVE") == "1"
 

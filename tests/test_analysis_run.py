@@ -64,7 +64,7 @@ def test_tokens_of_the_run_are_the_servers(whole: tuple[RunDir, Story, Analysis]
     _, told, done = whole
     s = done.summary
     at = REQUEST.columns.index("output_tokens")
-    assert sum(m.output_tokens for m in s.models.values()) == sum(
+    assert sum(m.output_tokens or 0 for m in s.models.values()) == sum(
         r[at] for r in told.rows["request"]
     )
     rates = [m.output_tok_s or 0.0 for m in s.models.values()]
@@ -145,10 +145,10 @@ def test_an_empty_run_is_not_valid(tmp_path: Path) -> None:
     ("health", "load", "reason"),
     [
         ({"records_dropped": 3}, "closed", "dropped 3 records"),
-        ({"loop_lag_s": 0.06}, "closed", "stood still for over 50 ms in 10 of 10 seconds"),
+        ({"loop_lag_s": 0.26}, "closed", "stood still for over 250 ms in 10 of 10 seconds"),
         ({"late_starts": 1}, "open", "100% of the requests were sent over 10 ms late"),
         ({"late_starts": 1}, "closed", None),  # a closed loop has no schedule to be late for
-        ({"loop_lag_s": 0.05}, "open", None),
+        ({"loop_lag_s": 0.25}, "open", None),
     ],
 )
 def test_a_generator_that_did_not_keep_up_makes_the_run_invalid(
@@ -177,7 +177,7 @@ def test_a_hiccup_is_stated_and_many_make_the_run_invalid(
     told = small(request("tinyllama", 1.0), seconds=seconds)
     at = GENERATOR.columns.index("loop_lag_s")
     for made in told.rows["generator"][:stalls]:
-        made[at] = 0.2
+        made[at] = 0.3
     summary = ran(tmp_path, told).summary
     assert (summary.verdict, summary.generator.stalled_s) == (verdict, stalls)
 

@@ -15,7 +15,7 @@ from tests.written_summary import HOSTILE, event, model, stratum, summary, timel
 from tokenswarm.analysis.definitions import DEFINITIONS
 from tokenswarm.analysis.figures import ColdStarts, GpuFigures, Percentiles, Summary, Swaps
 from tokenswarm.analysis.run import analyse
-from tokenswarm.report import page
+from tokenswarm.report import page, sentences
 from tokenswarm.report.page import render
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
@@ -131,7 +131,14 @@ def test_a_run_without_anything_still_gives_a_page() -> None:
     )  # fmt: skip
     text = read(render(empty(), line)).text
     assert "No GPU telemetry" in text
-    assert "No cold start was seen." in text
+    assert "Nothing said which models were in memory" in text
+
+
+def test_no_cold_start_is_said_only_where_one_could_have_been_seen() -> None:
+    seen = empty()
+    seen = replace(seen, cold_starts=ColdStarts(0, Percentiles(0), {}, ["engine"]))
+    assert sentences.swaps(seen) == "No cold start was seen."
+    assert "cannot be told" in sentences.swaps(empty())
 
 
 def test_many_events_are_cut_and_that_is_said() -> None:

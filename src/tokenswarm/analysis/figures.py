@@ -38,8 +38,8 @@ class ModelFigures(msgspec.Struct, frozen=True):
     errors: dict[str, int]
     success_ratio: float | None
     output_tok_s: float | None
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None
+    output_tokens: int | None
     token_mismatches: int
     prompt_length_misses: int
     output_length_misses: int
@@ -97,11 +97,16 @@ class SwapEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ColdStarts(msgspec.Struct, frozen=True):
-    """Every time that demand brought a model in, swaps among them."""
+    """Every time that demand brought a model in, swaps among them.
+
+    `visible_to`: the sides (client, engine, gpu) that said anything of where models were. Empty:
+    a count of 0 means nothing, and every request is warm for want of evidence.
+    """
 
     count: int
     latency_s: Percentiles
     by_confidence: dict[str, int] = {}
+    visible_to: list[str] = []
 
 
 class Swaps(msgspec.Struct, frozen=True):
@@ -126,7 +131,7 @@ class GpuFigures(msgspec.Struct, frozen=True):
 
 class GeneratorFigures(msgspec.Struct, frozen=True):
     """`loop_lag_s` is over one value a worker and second, the worst in it; `stalled_s` counts
-    those above 50 ms."""
+    those above 250 ms."""
 
     workers: int
     loop_lag_s: Percentiles

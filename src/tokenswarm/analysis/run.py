@@ -92,6 +92,7 @@ def _measure(
         memories=memories,
         generator=generator,
         sources=_sources(run, manifest, built, workers),
+        visible_to=_visible_to(table, residency, processes),
     )
     line = timeline(
         names, table, found.strata, tokens, memories, processes, residency, stays,
@@ -109,6 +110,16 @@ def _last_s(run: RunDir, manifest: Manifest) -> float:
     )
     last = parquet.query(run, f"SELECT coalesce(max(t), 0) AS time_ns FROM ({views})")
     return max(0.0, float(run_seconds(last, manifest.t0_unix_ns)[0]))
+
+
+def _visible_to(table: Requests, residency: Columns, processes: Columns) -> list[str]:
+    """The sides from which a model's coming and going could be seen."""
+    said = {
+        "client": not bool(np.isnan(table.load).all()),
+        "engine": len(residency["time_ns"]) > 0,
+        "gpu": len(processes["time_ns"]) > 0,
+    }
+    return [side for side, anything in said.items() if anything]
 
 
 def _sources(

@@ -64,6 +64,7 @@ class Measured:
     memories: Sequence[DeviceMemory]
     generator: Columns
     sources: Sequence[Source]
+    visible_to: Sequence[str]
 
 
 def model_names(facts_models: Sequence[str], requests: Requests) -> list[str]:
@@ -109,7 +110,7 @@ def _figures(facts: Facts, m: Measured) -> Summary:
         success_ratio=_share(m.requests.ok),
         output_tok_s=m.tokens.output_tok_s(),
         models={name: _model(facts, m, i, name) for i, name in enumerate(names)},
-        cold_starts=_cold_starts(m.found.events),
+        cold_starts=_cold_starts(m.found.events, m.visible_to),
         swaps=_swaps(m.found.events, facts.load_s),
         gpu={memory.name: _gpu(memory) for memory in m.memories},
         generator=generator_figures(m.requests, m.generator, m.sources),
@@ -122,6 +123,11 @@ def _figures(facts: Facts, m: Measured) -> Summary:
 
 def _share(mask: Bools) -> float | None:
     return float(np.count_nonzero(mask)) / len(mask) if len(mask) else None
+
+
+def _total(values: Floats) -> int | None:
+    known = values[~np.isnan(values)]
+    return int(known.sum()) if len(known) else None
 
 
 def _count(values: Texts) -> dict[str, int]:
@@ -141,8 +147,8 @@ def _model(facts: Facts, m: Measured, index: int, name: str) -> ModelFigures:
         errors=_count(np.where(failed == None, "unknown", failed)),  # noqa: E711 (elementwise)
         success_ratio=_share(r.ok[mine]),
         output_tok_s=m.tokens.output_tok_s(index),
-        prompt_tokens=int(np.nansum(r.prompt_tokens[mine])),
-        output_tokens=int(np.nansum(r.output_tokens[mine])),
+        prompt_tokens=_total(r.prompt_tokens[mine]),
+        output_tokens=_total(r.output_tokens[mine]),
         token_mismatches=_mismatches(r, ok),
         prompt_length_misses=_misses(r.prompt_tokens[ok], r.prompt_wanted[ok]),
         output_length_misses=_misses(r.output_tokens[ok], r.output_wanted[ok]),
@@ -192,12 +198,13 @@ def _known(values: Sequence[float | None]) -> Floats:
     return np.array([v for v in values if v is not None], dtype=np.float64)
 
 
-def _cold_starts(events: Sequence[SwapEvent]) -> ColdStarts:
+def _cold_starts(events: Sequence[SwapEvent], visible_to: Sequence[str]) -> ColdStarts:
     confidences = [e.confidence for e in events]
     return ColdStarts(
         count=len(events),
         latency_s=percentiles(_known([e.latency_s for e in events])),
         by_confidence={c: confidences.count(c) for c in ("confirmed", "probable", "hint")},
+        visible_to=list(visible_to),
     )
 
 

@@ -29,6 +29,11 @@ def headline(s: Summary) -> str:
 def swaps(s: Summary) -> str:
     """How often models came in, and who paid for it."""
     if not s.cold_starts.count:
+        if not s.cold_starts.visible_to:
+            return (
+                "Nothing said which models were in memory: cold starts and swaps cannot be told, "
+                "every request counts as warm."
+            )
         return "No cold start was seen."
     cold = f"{many(s.cold_starts.count, 'cold start')}{_doubtful(s)}"
     if not s.swaps.count:
@@ -71,7 +76,7 @@ def gate(g: GateResult) -> str:
 def generator(s: Summary) -> str:
     """Was the load generator in order?"""
     g = s.generator
-    stalled = f", over 50 ms in {g.stalled_s}" if g.stalled_s else ""
+    stalled = f", over 250 ms in {g.stalled_s}" if g.stalled_s else ""
     lag = f"loop lag P99 {seconds(g.loop_lag_s.p99)} (n {g.loop_lag_s.n}{stalled})"
     late = f"{many(g.late_starts, 'late start')}"
     worst = f" (worst {seconds(g.late_max_s)})" if g.late_max_s else ""
