@@ -1,4 +1,4 @@
-"""TLS over memory buffers, so that a watcher's callback never blocks."""
+"""TLS over memory buffers, so that the poller's callback never blocks."""
 
 import ssl
 from typing import Any
