@@ -18,6 +18,7 @@ STALLED_LEAST_S = 3
 """A hiccup of the host is stated; stalls in so many seconds, and so large a share of them, mean
 that the generator could not keep up."""
 LATE_SHARE = 0.05
+LATE_LEAST = 3
 """Open loop: with more late starts than this the load was not the one that was asked for."""
 
 
@@ -95,8 +96,8 @@ def invalid(
       here and no gap or damage says where they went (a source that was killed states its loss
       instead, and does not make the rest of the run invalid);
     - the generator could not keep up: its loop stood still for over 250 ms in at least 3 seconds
-      and in more than 5 % of all, or in an open loop more than 5 % of the requests were sent over
-      10 ms late.
+      and in more than 5 % of all, or in an open loop more than 5 % of the requests, and at least
+      3, were sent over 10 ms late.
     """
     reasons = []
     if not requests.ok.any():
@@ -125,7 +126,7 @@ def _late(
     if not (open_loop and len(requests)):
         return []
     share = figures.late_starts / len(requests)
-    if share <= LATE_SHARE:
+    if share <= LATE_SHARE or figures.late_starts < LATE_LEAST:
         return []
     return [
         f"{share:.0%} of the requests were sent over 10 ms late (bound {LATE_SHARE:.0%}): the "
