@@ -7,13 +7,17 @@ EXTRAS ?= dev
 PY      = $(VENV)/bin/python
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-live check format bench clean
+.PHONY: demo test retest test-live check format bench clean
 
 demo: $(VENV)/.runtime
 	$(VENV)/bin/tokenswarm demo
 
 test: $(VENV)/.$(EXTRAS)
 	$(PY) -m pytest -m "not swapserver"
+
+# What failed the last time, once more: a host that takes the processor away fails tests of time.
+retest:
+	$(PY) -m pytest -m "not swapserver" --last-failed --last-failed-no-failures none
 
 # A real server that swaps models: llama-cpp-python, compiled from source (a C++ compiler, about
 # 4 minutes); the model files are made by the tests.

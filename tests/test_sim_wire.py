@@ -130,7 +130,7 @@ def test_an_answer_that_is_not_streamed_has_the_same_words_and_counts(
     assert got.headers["content-type"] == "application/json; charset=utf-8"
     if path == "/api/chat":
         text, tokens = got.json["message"]["content"], got.json["eval_count"]
-        assert got.json["eval_duration"] >= 1.3e6
+        assert got.json["eval_duration"] > 0
     else:
         assert got.json["object"] == "chat.completion"
         text = got.json["choices"][0]["message"]["content"]
