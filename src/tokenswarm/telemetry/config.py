@@ -4,13 +4,19 @@ from typing import Literal
 
 import msgspec
 
-GpuKind = Literal["sim", "nvml", "none"]
+GpuKind = Literal["nvml", "sim", "replay", "host", "none"]
 
 
 class Gpu(msgspec.Struct, frozen=True):
+    """`trace`: the file that `replay` plays; `ports`: where the servers listen whose memory `host`
+    shows; `pcie`: ask for PCIe throughput, which blocks for 21 ms a direction."""
+
     source: GpuKind = "none"
     interval_s: float = 0.05
     control_url: str | None = None
+    trace: str | None = None
+    ports: tuple[int, ...] = ()
+    pcie: bool = False
 
 
 class Engine(msgspec.Struct, frozen=True):

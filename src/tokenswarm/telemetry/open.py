@@ -1,0 +1,26 @@
+"""The GPU reader that a configuration names. Each is imported only when it is opened."""
+
+from collections.abc import Collection
+
+from tokenswarm.errors import UsageError
+from tokenswarm.telemetry.config import Gpu
+from tokenswarm.telemetry.gpu import GpuReader
+
+
+def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
+    """The reader of `gpu`; None for source `none`; UsageError when it cannot be had.
+
+    `names`: what servers call the models, to tell from command lines which process serves which.
+    """
+    if gpu.source == "none":
+        return None
+    if gpu.source == "sim":
+        from tokenswarm.telemetry.simulated import SimulatedGpu
+
+        return SimulatedGpu(gpu.control_url or "")
+    if gpu.source == "nvml":
+        from tokenswarm.telemetry.nvml import Nvml
+        from tokenswarm.telemetry.owner import Owners
+
+        return Nvml(Owners(tuple(names)))
+    raise UsageError(f"telemetry.gpu.source {gpu.source!r} is not known here")
