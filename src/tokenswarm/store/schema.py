@@ -138,7 +138,7 @@ TICK = Measurement(
 
 GPU = Measurement(
     "gpu",
-    "One row a GPU and sample.",
+    "One row a GPU (`0`), MIG instance (`0-mig-1`) or host's own memory (`cpu`), and sample.",
     ("run_id", "host", "gpu"),
     (
         _i("vram_total_bytes", "bytes", "device memory"),
@@ -147,12 +147,25 @@ GPU = Measurement(
         _i("vram_free_bytes", "bytes", "free"),
         _f("util_ratio", "", "share of time with a kernel running, 0..1"),
         _f("mem_util_ratio", "", "share of time the memory bus was busy, 0..1"),
-        _f("power_w", "W", "board power"),
-        _f("energy_j", "J", "energy since the driver loaded (counter)"),
+        _f("power_w", "W", "board power; a mean over 1 s on Ampere and later"),
         _i("sm_clock_hz", "Hz", "SM clock"),
-        _f("temperature_c", "degC", "GPU temperature"),
+        _i("mem_clock_hz", "Hz", "memory clock"),
         _i("throttle_bits", "", "NVML's clocks event reasons"),
-        _s("source", "nvml, sim or replay"),
+        _f("energy_j", "J", "energy since the driver loaded (counter), twice a second"),
+        _f("power_instant_w", "W", "board power at that moment, twice a second"),
+        _f("power_sampled_w", "W", "mean of the driver's own samples since the one before"),
+        _f("power_sampled_max_w", "W", "largest of the driver's own samples since the one before"),
+        _f("util_sampled_ratio", "", "mean of the driver's own samples since the one before, 0..1"),
+        _f("temperature_c", "degC", "GPU temperature, twice a second"),
+        _f("mem_temperature_c", "degC", "memory temperature, twice a second"),
+        _i("ecc_corrected", "", "memory errors corrected since the driver loaded"),
+        _i("ecc_uncorrected", "", "memory errors not corrected since the driver loaded"),
+        _i("xid", "", "a critical error that the driver has just reported; one a row"),
+        _i("pcie_tx_bytes", "bytes", "sent over PCIe (counter, may wrap)"),
+        _i("pcie_rx_bytes", "bytes", "received over PCIe (counter, may wrap)"),
+        _f("pcie_tx_bytes_per_s", "bytes/s", "sent over PCIe in 20 ms; only when asked for"),
+        _f("pcie_rx_bytes_per_s", "bytes/s", "received over PCIe in 20 ms; only when asked for"),
+        _s("source", "nvml, sim, replay or host"),
     ),
 )
 
@@ -255,14 +268,18 @@ GENERATOR = Measurement(
 
 HOST = Measurement(
     "host",
-    "One row a sample of a host.",
+    "One row a sample of a host; rates are since the sample before.",
     ("run_id", "host"),
     (
         _f("cpu_ratio", "", "CPU in use over all cores, 0..1"),
-        _i("memory_used_bytes", "bytes", "memory in use"),
-        _i("page_cache_bytes", "bytes", "page cache"),
-        _f("disk_read_bytes_per_s", "bytes/s", "disk reads"),
-        _f("network_received_bytes_per_s", "bytes/s", "network, received"),
+        _f("cpu_iowait_ratio", "", "CPU idle while a disk was waited for, over all cores, 0..1"),
+        _i("memory_total_bytes", "bytes", "memory of the host"),
+        _i("memory_used_bytes", "bytes", "memory in use: total without what is available"),
+        _i("page_cache_bytes", "bytes", "page cache: where a model's file is read from again"),
+        _f("disk_read_bytes_per_s", "bytes/s", "disk reads, all disks"),
+        _f("disk_written_bytes_per_s", "bytes/s", "disk writes, all disks"),
+        _f("network_received_bytes_per_s", "bytes/s", "received, all interfaces but loopback"),
+        _f("network_sent_bytes_per_s", "bytes/s", "sent, all interfaces but loopback"),
     ),
 )
 

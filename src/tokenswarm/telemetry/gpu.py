@@ -1,7 +1,7 @@
 """What one look at a GPU shows, whoever looks, and its rows."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,12 +16,17 @@ class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     vram_used_bytes: int | None = None
     model: str | None = None
+    container: str | None = None
 
 
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment; a figure that the GPU does not give is None."""
+    """One GPU at one moment; a figure that the GPU does not give, or not now, is None.
+
+    `label` tells apart what shares an index, as MIG instances do; units are the schema's.
+    """
 
     index: int
+    label: str = ""
     name: str = ""
     uuid: str = ""
     vram_total_bytes: int | None = None
@@ -31,17 +36,38 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
     util_ratio: float | None = None
     mem_util_ratio: float | None = None
     power_w: float | None = None
-    energy_j: float | None = None
     sm_clock_hz: int | None = None
-    temperature_c: float | None = None
+    mem_clock_hz: int | None = None
     throttle_bits: int | None = None
+    energy_j: float | None = None
+    power_instant_w: float | None = None
+    power_sampled_w: float | None = None
+    power_sampled_max_w: float | None = None
+    util_sampled_ratio: float | None = None
+    temperature_c: float | None = None
+    mem_temperature_c: float | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
+    pcie_tx_bytes: int | None = None
+    pcie_rx_bytes: int | None = None
+    pcie_tx_bytes_per_s: float | None = None
+    pcie_rx_bytes_per_s: float | None = None
     processes: tuple[GpuProcess, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """The value of the tag `gpu`."""
+        return self.label or str(self.index)
 
 
 class GpuReader(Protocol):
     """Looks at all GPUs of one place. One thread uses it."""
 
     kind: str
+
+    def about(self) -> dict[str, Any]:
+        """What is read and what reading it costs, for the manifest; `kind` is always there."""
 
     def sample(self) -> list[GpuSample]:
         """Every GPU that answers now; TelemetryGap when none could be asked."""
@@ -64,15 +90,15 @@ def rows(
     """Rows of one look: each GPU, then its processes. `stamp` makes times strictly increase."""
     out = []
     for s in samples:
-        tags = {"run_id": run_id, "host": host, "gpu": str(s.index)}
+        tags = {"run_id": run_id, "host": host, "gpu": s.tag}
         figures = {name: getattr(s, name) for name in FIGURES}
         out.append(row(GPU, stamp(when_ns), **tags, **figures, source=source))
         for p in s.processes:
             model = "none" if p.model is None else slugs.get(p.model) or slug(p.model)
             out.append(
                 row(
-                    GPU_PROCESS, stamp(when_ns), **tags, model=model, container="none",
-                    pid=p.pid, vram_used_bytes=p.vram_used_bytes,
+                    GPU_PROCESS, stamp(when_ns), **tags, model=model,
+                    container=p.container or "none", pid=p.pid, vram_used_bytes=p.vram_used_bytes,
                 )
             )  # fmt: skip
     return out

@@ -38,6 +38,9 @@ class Nvml:
         self._slow = threading.Thread(target=self._read_energy, name="nvml-slow", daemon=True)
         self._slow.start()
 
+    def about(self) -> dict[str, Any]:
+        return {"kind": self.kind, "driver": self.driver}
+
     def sample(self) -> list[GpuSample]:
         samples = [s for card in self._cards if (s := card.sample(self._owners)) is not None]
         self._owners.forget_all_but({p.pid for s in samples for p in s.processes})

@@ -1,6 +1,7 @@
 """The GPU of a simulation, read from its control port over one kept connection."""
 
 import http.client
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +26,9 @@ class SimulatedGpu:
         self._path = place.path.rstrip("/") + "/gpu"
         self._connection = http.client.HTTPConnection(place.hostname, place.port, timeout=timeout_s)
         self._decoder = msgspec.json.Decoder(list[GpuSample])
+
+    def about(self) -> dict[str, Any]:
+        return {"kind": self.kind, "control_url": self._where.removesuffix("/gpu")}
 
     def sample(self) -> list[GpuSample]:
         try:
