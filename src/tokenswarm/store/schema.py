@@ -283,6 +283,23 @@ HOST = Measurement(
     ),
 )
 
+AGENT = Measurement(
+    "agent",
+    "One row a second and source that samples: is the sampling itself in order?",
+    ("run_id", "host", "source"),
+    (
+        _f("interval_s", "s", "the interval asked for"),
+        _i("looks", "", "looks in the second"),
+        _i("missed", "", "looks that fell out in the second, because the one before took too long"),
+        _f("jitter_mean_s", "s", "mean distance of the gap between two looks from the interval"),
+        _f("jitter_max_s", "s", "largest distance of such a gap from the interval"),
+        _f("cost_mean_s", "s", "mean time a look took"),
+        _f("cost_max_s", "s", "longest time a look took"),
+        _f("cpu_s", "s", "CPU time of the looks of the second, on their own thread"),
+        _i("rows", "", "rows of the source so far"),
+    ),
+)
+
 RUN = Measurement(
     "run",
     "One row a run: facts of the manifest.",
@@ -316,6 +333,6 @@ MEASUREMENTS: dict[str, Measurement] = {
     m.name: m
     for m in (
         REQUEST, REQUEST_STRATUM, TICK, GPU, GPU_PROCESS, ENGINE, RESIDENCY, SWAP,
-        CONTAINER, GENERATOR, HOST, RUN, RUN_SUMMARY,
+        CONTAINER, GENERATOR, HOST, AGENT, RUN, RUN_SUMMARY,
     )
 }  # fmt: skip
