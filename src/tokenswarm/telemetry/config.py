@@ -31,7 +31,29 @@ class Engine(msgspec.Struct, frozen=True):
     tls_verify: bool = True
 
 
+class Host(msgspec.Struct, frozen=True):
+    """CPU, memory, page cache, disk and network of the sampler's host."""
+
+    interval_s: float = 1.0
+
+
+class Containers(msgspec.Struct, frozen=True):
+    """Containers of the Docker engine at `url` (None: DOCKER_HOST, else its own socket) that bear
+    `label` (None: all). `stats_interval_s` None: events alone."""
+
+    url: str | None = None
+    label: str | None = None
+    stats_interval_s: float | None = 1.0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A feed for the GPU, the host and the containers where they are named, and for each engine.
+
+    `models`: names of models (as in Engine) of targets that somebody else polls. `health`: one
+    row a second and feed on the sampling itself. `clock_offset_ns` moves this process's wall
+    clock onto the master's.
+    """
+
     run_id: str
     t0_unix_ns: int
     spool: str
@@ -39,9 +61,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gpu: Gpu = Gpu()
     engines: list[Engine] = []
     engine_interval_s: float = 0.5
+    host_figures: Host | None = None
+    containers: Containers | None = None
+    models: dict[str, str] = {}
+    health: bool = False
     clock_offset_ns: int = 0
 
     @property
     def slugs(self) -> dict[str, str]:
-        """Server's name -> slug, over all targets."""
-        return {name: s for engine in self.engines for name, s in engine.models.items()}
+        """Server's name -> slug, over all targets and `models`."""
+        return self.models | {
+            name: s for engine in self.engines for name, s in engine.models.items()
+        }
