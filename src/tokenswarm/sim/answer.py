@@ -39,11 +39,21 @@ class Answer:
     finished: bool = False
     role: truth.Stratum | None = None
     load: int | None = None
-    collateral_s: float = 0.0
+    held_wait_s: float = 0.0
+    held_stall_s: float = 0.0
+    server: str = "ollama"
 
     def waited_for_others(self, seconds: float) -> None:
-        """Another model's load or eviction held this request up."""
-        self.collateral_s = max(self.collateral_s, seconds)
+        """Another model's load or eviction held this request up before it began."""
+        self.held_wait_s = max(self.held_wait_s, seconds)
+
+    def stalled_for_others(self, seconds: float) -> None:
+        """Another model's load made one token come so much later."""
+        self.held_stall_s = max(self.held_stall_s, seconds)
+
+    @property
+    def collateral_s(self) -> float:
+        return max(self.held_wait_s, self.held_stall_s)
 
     def summary(self, now: float) -> Summary:
         """Counts and durations as Ollama would say them at `now`."""
@@ -105,4 +115,7 @@ class Answer:
             stratum=self.stratum(),
             load=self.load,
             collateral_wait_s=round(self.collateral_s, 6),
+            held_wait_s=round(self.held_wait_s, 6),
+            held_stall_s=round(self.held_stall_s, 6),
+            server=self.server,
         )

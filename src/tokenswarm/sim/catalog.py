@@ -49,15 +49,14 @@ def ps(runners: list[Runner], context_bytes: int, clock: WallClock) -> dict[str,
     for runner in runners:
         keep_s = FOREVER_S if runner.keep_alive_s < 0 else runner.keep_alive_s
         expires_s = now + keep_s if runner.expires_s is None else runner.expires_s
-        size = runner.vram_bytes - context_bytes
         row = {
             "name": full_name(runner.model.name),
             "model": full_name(runner.model.name),
-            "size": size,
+            "size": runner.size_bytes - context_bytes,
             "digest": _digest(runner.model),
             "details": _details(runner.model),
             "expires_at": time(clock.unix(expires_s)),
-            "size_vram": size,
+            "size_vram": runner.vram_bytes - context_bytes,
             "context_length": runner.context,
         }
         rows.append(row)

@@ -61,8 +61,9 @@ class Ledger:
         return sum(c.ramp.at(now) for c in self._claims.values()) + self.leaving(now)
 
     def free(self, now: float) -> int:
-        """What can be claimed: a process that is still loading counts with all it will take."""
-        taken = sum(c.ramp.after for c in self._claims.values()) + self.leaving(now)
+        """What can be claimed: a process counts with all it will take, or still holds."""
+        held = (max(c.ramp.after, c.ramp.at(now)) for c in self._claims.values())
+        taken = sum(held) + self.leaving(now)
         return self.total - self.reserved - taken
 
     def claim(self, pid: int, model: str, ramp: Ramp, now: float) -> None:
@@ -72,6 +73,18 @@ class Ledger:
         if ramp.after > self.free(now):
             raise OutOfVram(f"{model} needs {ramp.after} bytes, {self.free(now)} are free")
         self._claims[pid] = Claim(pid, model, ramp)
+
+    def resize(self, pid: int, ramp: Ramp, now: float) -> None:
+        """`pid` comes to hold more or less; OutOfVram when it does not fit."""
+        claim = self._claims[pid]
+        more = ramp.after - max(claim.ramp.after, claim.ramp.at(now))
+        if more > self.free(now):
+            raise OutOfVram(f"{claim.model} needs {more} bytes more, {self.free(now)} are free")
+        self._claims[pid] = Claim(pid, claim.model, ramp)
+
+    def held(self, pid: int, now: float) -> int:
+        """What NVML shows of `pid`."""
+        return self._claims[pid].ramp.at(now)
 
     def release(self, pid: int, now: float, lag_s: float) -> int:
         """The process died. What it held comes back over `lag_s`; returns those bytes."""

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import random
+from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from tokenswarm.sim import catalog, http
 from tokenswarm.sim.answer import Answer
@@ -13,6 +16,7 @@ from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.formats import (
     ERROR_TEXT,
     Dialect,
+    ErrorForm,
     Native,
     Said,
     UsageForm,
@@ -23,10 +27,10 @@ from tokenswarm.sim.formats import (
 )
 from tokenswarm.sim.gpu import Gpu
 from tokenswarm.sim.http import Reply
-from tokenswarm.sim.profile import Model, Profile
-from tokenswarm.sim.runner import Ask, Grant
+from tokenswarm.sim.profile import Model, OllamaSpec, Profile
+from tokenswarm.sim.runner import CRASHED, Ask, Grant, Runner
 from tokenswarm.sim.scheduler import Scheduler
-from tokenswarm.sim.script import script
+from tokenswarm.sim.script import Event, script
 from tokenswarm.sim.stream import Stream
 from tokenswarm.sim.ticker import Ticker
 from tokenswarm.sim.words import LOADING, word
@@ -54,7 +58,8 @@ class Inference:
     def __init__(
         self, profile: Profile, gpu: Gpu, scheduler: Scheduler, clock: WallClock, speed: float
     ):
-        self._profile, self._gpu, self._scheduler = profile, gpu, scheduler
+        self._ollama = profile.ollama or OllamaSpec()
+        self._gpu, self._scheduler = gpu, scheduler
         self._clock, self._speed, self._ticker = clock, speed, Ticker()
 
     async def answer(self, answer: Answer, body: Body, model: Model, reply: Reply) -> None:
@@ -79,7 +84,9 @@ class Inference:
         grant = await self._acquire(answer, body, model, dialect, reply)
         try:
             async with grant.runner.slots:
-                await self._decode(answer, body, model, dialect, reply)
+                if grant.runner.dead:
+                    raise ApiError(500, CRASHED)
+                await self._decode(answer, grant.runner, dialect, reply)
         finally:
             self._scheduler.release(grant.runner)
 
@@ -115,7 +122,7 @@ class Inference:
     ) -> Grant:
         """Wait for the runner; stamps what the answer waited for."""
         wanted = (body.options.num_ctx if body.options else None) or 0
-        context = wanted if wanted > 0 else self._profile.ollama.context_length
+        context = wanted if wanted > 0 else self._ollama.context_length
         keep_alive_s = body.keep_alive_s(self._speed)
         ask = Ask(
             answer.n,
@@ -123,6 +130,8 @@ class Inference:
             min(context, model.train_context),
             keep_alive_s,
             answer.request.arrived_s,
+            load_crashes=random.Random(f"load {answer.seed}/{answer.n}").random()
+            < answer.knobs.load_crash_rate,
         )
         if answer.knobs.loading_text and answer.stream and dialect is not None:
             grant = await self._acquire_talking(ask, dialect, reply)
@@ -139,7 +148,7 @@ class Inference:
         first = True
         try:
             while True:
-                done, _ = await asyncio.wait({task}, timeout=self._profile.ollama.poll_s)
+                done, _ = await asyncio.wait({task}, timeout=self._ollama.poll_s)
                 if done:
                     return task.result()
                 if reply.status is None:
@@ -152,9 +161,10 @@ class Inference:
             raise
 
     async def _decode(
-        self, answer: Answer, body: Body, model: Model, dialect: Dialect, reply: Reply
+        self, answer: Answer, runner: Runner, dialect: Dialect, reply: Reply
     ) -> None:
         """Prefill, then the tokens, streamed or all at once."""
+        model = self._as_loaded(runner)
         answer.started_s = now_s()
         prefill_s = model.prefill_s
         if model.prefill_tokens_per_s:
@@ -163,15 +173,47 @@ class Inference:
         answer.prompt_done_s = answer.started_s + prefill_s
         if answer.stream and reply.status is None:
             reply.begin(200, dialect.content_type)
-        events = script(answer, dialect, self._clock)
+        events = self._until_crash(answer, runner, script(answer, dialect, self._clock))
         channel = self._channel(answer, dialect, reply)
+        form: ErrorForm = "swallowed" if dialect.done() else "object"
+        stream = Stream(
+            answer, model, self._gpu, self._ticker, events, channel, lambda: dialect.error(form)
+        )
         self._gpu.begin_stream(model.name, answer.started_s)
+        runner.serving.add(stream)
         try:
-            await Stream(answer, model, self._gpu, self._ticker, events, channel).run(first_s)
+            await stream.run(first_s)
         finally:
+            runner.serving.discard(stream)
             self._gpu.end_stream(model.name, now_s())
         if not answer.stream:
             self._reply_whole(answer, dialect, reply)
+
+    def _as_loaded(self, runner: Runner) -> Model:
+        """The model, slower by the share of it that is left to the CPU."""
+        model, away = runner.model, 1 - runner.vram_bytes / runner.size_bytes
+        if away <= 0:
+            return model
+        factor = 1 + away * self._ollama.offload_slowdown
+        return msgspec.structs.replace(
+            model, token_s=model.token_s * factor, prefill_s=model.prefill_s * factor
+        )
+
+    def _until_crash(
+        self, answer: Answer, runner: Runner, events: Iterator[Event]
+    ) -> Iterator[Event]:
+        """`events` until the knob `crash` has the process die."""
+        crash = answer.knobs.crash
+        if crash is None or dice(answer).random() >= crash.rate:
+            yield from events
+            return
+        said = 0
+        for event in events:
+            if said >= crash.token:
+                self._scheduler.crash(runner)
+                return
+            said += event[1]
+            yield event
 
     def _channel(self, answer: Answer, dialect: Dialect, reply: Reply) -> Channel:
         if not answer.stream:

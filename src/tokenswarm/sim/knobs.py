@@ -24,6 +24,14 @@ class HttpError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: float = 1.0
 
 
+class Crash(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model's process dies after token `token` of an answer, for a share `rate` of answers;
+    whatever else it was saying fails, too."""
+
+    token: int
+    rate: float = 1.0
+
+
 class Stall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing for `for_s` seconds after token `token`."""
 
@@ -53,6 +61,8 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     swallowed_error_at  as Ollama's /v1 does: an empty chunk, then the end without `[DONE]`
     abort_at            finish_reason `abort`
     cut_at, reset_at    the connection is closed (FIN), or reset (RST)
+    crash               see Crash
+    load_crash_rate     share of loads whose process dies before it is ready
     empty_200           HTTP 200 with no event at all
     http_error          see HttpError
     stall_at            see Stall
@@ -89,6 +99,8 @@ class Knobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     abort_at: int | None = None
     cut_at: int | None = None
     reset_at: int | None = None
+    crash: Crash | None = None
+    load_crash_rate: float = 0.0
     empty_200: bool = False
     http_error: HttpError | None = None
     stall_at: Stall | None = None

@@ -9,7 +9,7 @@ from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.formats import ERROR_TEXT, encode, v1_error_body
 from tokenswarm.sim.http import Reply, Request
 from tokenswarm.sim.inference import Inference, dice
-from tokenswarm.sim.profile import Model, Profile
+from tokenswarm.sim.profile import Model, OllamaSpec, Profile
 from tokenswarm.sim.runner import Busy, LoadFailed
 from tokenswarm.sim.scheduler import Scheduler
 from tokenswarm.sim.settings import KnobBoard
@@ -31,6 +31,7 @@ class OllamaServer:
         seed: int,
     ):
         self._profile, self._scheduler, self._inference = profile, scheduler, inference
+        self._version = (profile.ollama or OllamaSpec()).version
         self._board, self._log, self._clock, self._seed = board, log, clock, seed
         self.arrivals = 0
         self.stopping = False
@@ -53,7 +54,7 @@ class OllamaServer:
         if path == "/":
             reply.whole(200, b"Ollama is running", http.TEXT)
         elif path == "/api/version":
-            reply.whole(200, encode({"version": self._profile.ollama.version}))
+            reply.whole(200, encode({"version": self._version}))
         elif path == "/api/tags":
             reply.whole(200, encode(catalog.tags(models)))
         elif path == "/api/ps":

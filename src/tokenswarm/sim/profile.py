@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -58,6 +58,8 @@ class HostSpec(_Spec, frozen=True, kw_only=True):
 class OllamaSpec(_Spec, frozen=True, kw_only=True):
     """Ollama's settings. `max_loaded_models` 0: three. `context_length`: what a request without
     num_ctx gets. `fit_ratio`: share of free VRAM that a model may be predicted to take.
+    `offload`: a model that does not fit alone is loaded in part and the rest left to the CPU,
+    which makes its tokens take up to 1 + `offload_slowdown` times as long; else it is refused.
     `lock_s`, `kill_s`: how long starting and killing a runner blocks every request and /api/ps."""
 
     version: str = "0.33.0"
@@ -74,6 +76,44 @@ class OllamaSpec(_Spec, frozen=True, kw_only=True):
     lock_s: float = 0.0
     kill_s: float = 0.0
     resident: tuple[str, ...] = ()
+    offload: bool = False
+    offload_slowdown: float = 5.0
+
+
+class ServerSpec(_Spec, frozen=True, kw_only=True):
+    """A server of one model that keeps a fixed share of the GPU from its start, weights and KV
+    cache inside, until it sleeps or ends.
+
+    vllm: `memory_ratio` of the whole GPU (gpu_memory_utilization), which must be free when it
+    starts. sglang: of what is free when it starts (mem_fraction_static); it starts only if that
+    holds the weights. A start takes import_s, then the weights' time, profile_s until the KV cache
+    is reserved, and init_s. Level 1 sleep copies the weights to the host's memory at
+    sleep_bytes_per_s, waking copies them back at wake_bytes_per_s; level 2 drops them in discard_s,
+    and after waking they are garbage until they are loaded again. `weights_backup` (sglang):
+    weights outlast a release."""
+
+    name: str
+    engine: Literal["vllm", "sglang"]
+    model: str
+    memory_ratio: float
+    port: int = 0
+    started: bool = True
+    import_s: float = 20.0
+    profile_s: float = 6.0
+    init_s: float = 8.0
+    sleep_bytes_per_s: float = 1.5e9
+    wake_bytes_per_s: float = 30e9
+    discard_s: float = 0.03
+    weights_backup: bool = False
+    max_running: int = 256
+
+
+class SwitcherSpec(_Spec, frozen=True, kw_only=True):
+    """Who wakes sleeping vLLM servers when they are asked, as a proxy before them would: at most
+    `awake` of them are awake, the one that was idle longest is put to sleep."""
+
+    awake: int = 1
+    level: Literal[1, 2] = 1
 
 
 class Model(_Spec, frozen=True, kw_only=True):
@@ -105,7 +145,8 @@ class Model(_Spec, frozen=True, kw_only=True):
 
 
 class Profile(_Spec, frozen=True, kw_only=True):
-    """One simulation."""
+    """One simulation: an Ollama-like server of all models (`ollama: null` for none) and any
+    number of `servers` with one model each."""
 
     name: str
     doc: str
@@ -113,7 +154,9 @@ class Profile(_Spec, frozen=True, kw_only=True):
     models: tuple[Model, ...]
     co_tenants: tuple[CoTenant, ...] = ()
     host: HostSpec = HostSpec()
-    ollama: OllamaSpec = OllamaSpec()
+    ollama: OllamaSpec | None = OllamaSpec()
+    servers: tuple[ServerSpec, ...] = ()
+    switcher: SwitcherSpec | None = None
     knobs: dict[str, Any] = {}
 
     def sped_up(self, speed: float) -> "Profile":
@@ -146,8 +189,9 @@ def list_names() -> tuple[str, ...]:
 def load(name_or_path: str | Path) -> Profile:
     """Read a profile by its name or the path of a YAML file; ProfileError says what is wrong.
 
-    Top level keys: name, doc, gpu (GpuSpec), host (HostSpec), ollama (OllamaSpec), co_tenants
-    (list of CoTenant), models (list of Model), knobs (Knobs, for all models); a model's own
+    Top level keys: name, doc, gpu (GpuSpec), host (HostSpec), ollama (OllamaSpec or null), servers
+    (list of ServerSpec), switcher (SwitcherSpec), co_tenants (list of CoTenant), models (list of
+    Model), knobs (Knobs, for all models); a model's own
     `knobs` go over them. Each class documents its keys; bytes, seconds, and rates per second.
     """
     text = _text(str(name_or_path))
@@ -175,10 +219,25 @@ def _check(profile: Profile) -> None:
     where = f"profile {profile.name}"
     if not names or len(set(names)) != len(names):
         raise ProfileError(f"{where}: models need at least one, and different names: {names}")
-    if missing := set(profile.ollama.resident) - set(names):
-        raise ProfileError(f"{where}: ollama.resident names {sorted(missing)}, not in models")
+    resident = profile.ollama.resident if profile.ollama else ()
+    if missing := {*resident, *(s.model for s in profile.servers)} - set(names):
+        raise ProfileError(f"{where}: resident or servers name {sorted(missing)}, not in models")
+    _check_servers(where, profile)
     taken = profile.gpu.vram_reserved_bytes + sum(t.vram_bytes for t in profile.co_tenants)
     if taken >= profile.gpu.vram_total_bytes:
         raise ProfileError(f"{where}: reserved and co-tenants take {taken} bytes, more than all")
     for model in profile.models:
         knob.parse({**profile.knobs, **model.knobs})
+
+
+def _check_servers(where: str, profile: Profile) -> None:
+    servers = [s.name for s in profile.servers]
+    if len({*servers, "ollama"}) != len(servers) + 1:
+        raise ProfileError(f"{where}: servers need different names, none of them ollama: {servers}")
+    if profile.ollama is None and not servers:
+        raise ProfileError(f"{where}: neither ollama nor servers: nothing to serve")
+    for server in profile.servers:
+        if not 0 < server.memory_ratio <= 1:
+            raise ProfileError(
+                f"{where}: {server.name}: memory_ratio is {server.memory_ratio}: give (0, 1]"
+            )

@@ -2,15 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from tokenswarm.sim.profile import Model
-
-LoadCause = Literal["demand", "reconfig", "start"]
-UnloadCause = Literal["pressure", "reconfig", "ttl", "control", "aborted"]
+from tokenswarm.sim.truth import LoadCause, UnloadCause
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 NO_MEMORY = "llama-server process has terminated: cudaMalloc failed: out of memory"
+CRASHED = "llama-server process has terminated: exit status 2"
 
 
 class Busy(Exception):
@@ -18,17 +17,26 @@ class Busy(Exception):
 
 
 class LoadFailed(Exception):
-    """The model does not fit, even alone."""
+    """The model does not fit, even alone, or its process died."""
+
+
+class Served(Protocol):
+    """An answer that a runner is giving."""
+
+    def fail(self) -> None:
+        """The runner died."""
 
 
 @dataclass(slots=True, eq=False)
 class Runner:
-    """A loaded model: one process."""
+    """A loaded model: one process. `size_bytes`: with what it has in the host's memory. `dead`:
+    the process crashed; the server finds out when it next needs it."""
 
     model: Model
     context: int
     pid: int
     vram_bytes: int
+    size_bytes: int
     keep_alive_s: float
     slots: asyncio.Semaphore
     load: int
@@ -40,17 +48,25 @@ class Runner:
     expires_s: float | None = None
     timer: asyncio.TimerHandle | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    dead: bool = False
+    serving: set[Served] = field(default_factory=set)
+
+    def fits(self, ask: "Ask") -> bool:
+        """Whether it can serve `ask` as it is."""
+        return self.context == ask.context and not self.dead
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request needs. `keep_alive_s` None: it does not say; negative: forever."""
+    """What a request needs. `keep_alive_s` None: it does not say; negative: forever.
+    `load_crashes`: the process that is started for it will die before it is ready."""
 
     n: int
     model: Model
     context: int
     keep_alive_s: float | None
     arrived_s: float
+    load_crashes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ One load at a time, and whatever is queued behind it waits (head-of-line blockin
 another model; requests to a loaded, compatible model bypass the queue. A victim is chosen by
 (keep_alive, name), an idle one first, and goes when its requests are done. After it died its
 memory is awaited in polls. A load ends at one of the server's health polls. A load whose client
-went away is aborted. Starting and killing a runner holds a lock that every request needs.
+went away is aborted. Starting and killing a runner holds a lock that every request needs. A
+runner that crashed stays listed until it is needed, expires or makes room.
 """
 
 import asyncio
@@ -18,19 +19,20 @@ from tokenswarm.sim.host import PageCache
 from tokenswarm.sim.profile import Model, OllamaSpec
 from tokenswarm.sim.runner import (
     BUSY,
+    CRASHED,
     NO_MEMORY,
     Ask,
     Busy,
     Grant,
-    LoadCause,
     LoadFailed,
     Marks,
     Pending,
     Runner,
-    UnloadCause,
 )
+from tokenswarm.sim.truth import LoadCause, LoadOutcome, UnloadCause
 
 WEIGHTS_SHARE = 0.9  # of a load the weights are being copied, the rest is warm-up
+CRASH_SHARE = 0.6  # of a load that crashes it takes so much
 
 
 class Scheduler:
@@ -46,7 +48,6 @@ class Scheduler:
         self._loaded: dict[str, Runner] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._locked_until = 0.0
-        self._loads = 0
 
     # what requests call
 
@@ -66,7 +67,7 @@ class Scheduler:
         """A runner for `ask`; give it back with `release`. Raises Busy or LoadFailed."""
         locked_s = await self.unlocked()
         runner = self._loaded.get(ask.model.name)
-        if runner is not None and runner.context == ask.context:
+        if runner is not None and runner.fits(ask):
             return self._use(runner, ask, Grant(runner, None, None, locked_s))
         if len(self._queue) >= self._spec.max_queue:
             raise Busy(BUSY)
@@ -102,6 +103,15 @@ class Scheduler:
             if not runner.refs:
                 self._doom(runner, "control")
 
+    def crash(self, runner: Runner) -> None:
+        """The runner's process dies, in the midst of whatever it was saying."""
+        now, runner.dead = now_s(), True
+        runner.doomed_s = runner.killed_s = now
+        held = self._gpu.ledger.release(runner.pid, now, self._gpu.spec.free_lag_s)
+        self._log_unload(runner, "crash", held, now, now, recovered=False)
+        for served in list(runner.serving):
+            served.fail()
+
     def _use(self, runner: Runner, ask: Ask, grant: Grant) -> Grant:
         runner.refs += 1
         if runner.timer is not None:
@@ -134,14 +144,14 @@ class Scheduler:
             self._log_load(ask, marks, "ok", runner, now)
 
     def _new_marks(self, cause: LoadCause) -> Marks:
-        self._loads += 1
-        return Marks(self._loads, cause)
+        return Marks(self._log.new_load(), cause)
 
     async def _serve(self, pending: Pending) -> None:
         ask, marks = pending.ask, None
         while not pending.lost:
+            self._forget_dead()
             runner = self._loaded.get(ask.model.name)
-            if runner is not None and runner.context == ask.context:
+            if runner is not None and runner.fits(ask):
                 role: Literal["swap_trigger", "swap_waiter"]
                 role = "swap_trigger" if marks else "swap_waiter"
                 grant = Grant(runner, runner.load, role, 0.0)
@@ -157,6 +167,13 @@ class Scheduler:
         if marks is not None:
             self._given_up(ask, marks)
 
+    def _forget_dead(self) -> None:
+        """Crashed runners give way at once: nothing is left of them."""
+        for runner in [r for r in self._loaded.values() if r.dead]:
+            del self._loaded[runner.model.name]
+            if runner.timer is not None:
+                runner.timer.cancel()
+
     def _given_up(self, ask: Ask, marks: Marks) -> None:
         """Nobody waits any more; a load that was complete by then stays as an idle runner."""
         runner = self._loaded.get(ask.model.name)
@@ -170,6 +187,7 @@ class Scheduler:
         """The runner that must go before `ask` can be loaded; None: it fits, or nothing is left."""
         while self._leaving:  # memory on its way back counts
             await asyncio.wait(self._leaving)
+        self._forget_dead()
         most = self._spec.max_loaded_models or 3
         if not self._loaded:
             return None
@@ -182,9 +200,18 @@ class Scheduler:
         kv_bytes = ask.model.kv_bytes_per_token * ask.context * self._spec.num_parallel
         predicted = ask.model.file_bytes + kv_bytes + self._spec.batch_bytes
         free = self._gpu.ledger.free(now_s())
-        return predicted <= self._spec.fit_ratio * free and self._vram_bytes(ask) <= free
+        return predicted <= self._spec.fit_ratio * free and self._size_bytes(ask) <= free
 
     def _vram_bytes(self, ask: Ask) -> int:
+        """What it will take of the GPU: all of it, or what there is."""
+        size = self._size_bytes(ask)
+        if not self._spec.offload:
+            return size
+        free = int(self._gpu.ledger.free(now_s()) * self._spec.fit_ratio)
+        least = self._gpu.spec.context_bytes + ask.model.compute_bytes
+        return size if size <= self._gpu.ledger.free(now_s()) else max(least, free)
+
+    def _size_bytes(self, ask: Ask) -> int:
         model, parallel = ask.model, self._spec.num_parallel
         kv_bytes = model.kv_bytes_per_token * ask.context * parallel
         return self._gpu.spec.context_bytes + model.file_bytes + model.compute_bytes + kv_bytes
@@ -206,8 +233,12 @@ class Scheduler:
         self._lock(self._spec.lock_s)
         self._gpu.begin_load(name, start_s)
         try:
-            await asyncio.wait_for(pending.gone.wait(), lasts_s)
+            until_s = lasts_s * CRASH_SHARE if ask.load_crashes else lasts_s
+            await asyncio.wait_for(pending.gone.wait(), until_s)
         except TimeoutError:
+            if ask.load_crashes:
+                self._load_crashed(pending, marks, runner, start_s, cold)
+                return False
             self._cache.read(ask.model)
             self._loaded[name] = runner
             self._log_load(ask, marks, "ok", runner, start_s, cold)
@@ -217,6 +248,14 @@ class Scheduler:
         self._log_load(ask, marks, "aborted", runner, start_s, cold)
         self._doom(runner, "aborted", marks.load)
         return False
+
+    def _load_crashed(
+        self, pending: Pending, marks: Marks, runner: Runner, start_s: float, cold: bool
+    ) -> None:
+        self._log_load(pending.ask, marks, "error", runner, start_s, cold)
+        self._doom(runner, "crash", marks.load)
+        if not pending.granted.done():
+            pending.granted.set_exception(LoadFailed(CRASHED))
 
     def _lasts_s(self, model: Model) -> float:
         """Spawn, then weights and start-up, seen at the next health poll."""
@@ -234,13 +273,14 @@ class Scheduler:
         self._gpu.ledger.claim(pid, model.name, ramp, now)
         keep_alive_s = self._spec.keep_alive_s if ask.keep_alive_s is None else ask.keep_alive_s
         slots = asyncio.Semaphore(self._spec.num_parallel)
-        return Runner(model, ask.context, pid, vram_bytes, keep_alive_s, slots, marks.load)
+        size = self._size_bytes(ask)
+        return Runner(model, ask.context, pid, vram_bytes, size, keep_alive_s, slots, marks.load)
 
     def _log_load(
         self,
         ask: Ask,
         marks: Marks,
-        outcome: Literal["ok", "aborted", "error"],
+        outcome: LoadOutcome,
         runner: Runner | None = None,
         load_s: float | None = None,
         cold: bool = False,
@@ -265,7 +305,9 @@ class Scheduler:
             pid=runner.pid if runner else None,
             file_bytes=ask.model.file_bytes,
             vram_bytes=runner.vram_bytes if runner else self._vram_bytes(ask),
+            size_bytes=self._size_bytes(ask),
             disk_cold=cold,
+            kind="reconfig" if marks.cause == "reconfig" else "process_cold",
         )
         self._log.add(row)
 
@@ -305,6 +347,9 @@ class Scheduler:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, runner: Runner) -> None:
+        if runner.dead:
+            runner.gone.set()
+            return
         self._lock(self._spec.kill_s)
         if self._spec.kill_s:
             await asyncio.sleep(self._spec.kill_s)
@@ -313,19 +358,32 @@ class Scheduler:
         held = self._gpu.ledger.release(runner.pid, killed_s, lag_s)
         recovered = await self._recovered(held, killed_s)
         runner.gone.set()
-        self._log.add(
-            truth.Unload(
-                model=runner.model.name,
-                pid=runner.pid,
-                cause=runner.doomed or "control",
-                load=runner.doomed_by,
-                vram_bytes=held,
-                decided_unix_ns=self._clock.unix(runner.doomed_s),
-                killed_unix_ns=self._clock.unix(killed_s),
-                freed_unix_ns=self._clock.unix(killed_s + lag_s),
-                recovered_unix_ns=self._clock.unix(now_s()) if recovered else None,
-            )
+        cause = runner.doomed or "control"
+        self._log_unload(runner, cause, held, runner.doomed_s, killed_s, recovered=recovered)
+
+    def _log_unload(
+        self,
+        runner: Runner,
+        cause: UnloadCause,
+        held: int,
+        decided_s: float,
+        killed_s: float,
+        *,
+        recovered: bool,
+    ) -> None:
+        freed_s = killed_s + self._gpu.spec.free_lag_s
+        row = truth.Unload(
+            model=runner.model.name,
+            pid=runner.pid,
+            cause=cause,
+            load=runner.doomed_by,
+            vram_bytes=held,
+            decided_unix_ns=self._clock.unix(decided_s),
+            killed_unix_ns=self._clock.unix(killed_s),
+            freed_unix_ns=self._clock.unix(freed_s),
+            recovered_unix_ns=self._clock.unix(now_s()) if recovered else None,
         )
+        self._log.add(row)
 
     async def _recovered(self, held: int, killed_s: float) -> bool:
         """Poll until enough of `held` is back; False after the time-out."""

@@ -12,6 +12,11 @@ import msgspec
 
 Stratum = Literal["warm", "swap_trigger", "swap_waiter", "swap_collateral"]
 Outcome = Literal["ok", "error", "cut", "reset", "cancelled", "unfinished"]
+LoadKind = Literal["process_cold", "reconfig", "wake_l1", "wake_l2"]
+LoadCause = Literal["demand", "reconfig", "start", "control"]
+LoadOutcome = Literal["ok", "aborted", "error"]
+UnloadKind = Literal["process", "sleep_l1", "sleep_l2"]
+UnloadCause = Literal["pressure", "reconfig", "ttl", "control", "aborted", "crash"]
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -45,7 +50,8 @@ class Request(_Row, frozen=True, kw_only=True, tag="request"):
     `token_unix_ns`: one time a token event, taken just before the write that completes it (one
     for the whole body of an answer that is not streamed). `output_tokens`: what was generated.
     `load`: the load it triggered or waited for. `collateral_wait_s`: the longest single wait that
-    another model's load or eviction caused it. `outcome` ok: it was served as it should be.
+    another model's load or eviction caused it; `held_wait_s` of it before the first token,
+    `held_stall_s` between two tokens. `outcome` ok: it was served as it should be.
     """
 
     n: int
@@ -69,21 +75,26 @@ class Request(_Row, frozen=True, kw_only=True, tag="request"):
     stratum: Stratum
     load: int | None
     collateral_wait_s: float
+    held_wait_s: float = 0.0
+    held_stall_s: float = 0.0
+    server: str = "ollama"
 
 
 class Load(_Row, frozen=True, kw_only=True, tag="load"):
-    """One load of a model, with its marks.
+    """One model coming onto the GPU, with its marks: a process that loads it, or a wake-up.
 
-    `demand`: arrival of the triggering request; `evict`: the first victim was chosen; `killed`:
-    its process died; `freed`: the last victim's memory was all back; `load`: the process was
-    started; `ready`: the first request got the model. None: did not happen.
+    `demand`: arrival of the triggering request, or the control call; `evict`: the first victim
+    was chosen; `killed`: it began to give memory back (its process died, it fell asleep);
+    `freed`: the last victim's memory was all back; `load`: the process was started or woken;
+    `ready`: the first request could get the model. None: did not happen. `vram_bytes` is what it
+    takes of the GPU, `size_bytes` its whole size: more when a part stays with the CPU.
     """
 
     load: int
     model: str
     context: int
-    cause: Literal["demand", "reconfig", "start"]
-    outcome: Literal["ok", "aborted", "error"]
+    cause: LoadCause
+    outcome: LoadOutcome
     trigger: int | None
     displaced: list[str]
     demand_unix_ns: int | None
@@ -97,21 +108,31 @@ class Load(_Row, frozen=True, kw_only=True, tag="load"):
     file_bytes: int
     vram_bytes: int
     disk_cold: bool
+    kind: LoadKind = "process_cold"
+    server: str = "ollama"
+    size_bytes: int | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of it is not on the GPU."""
+        return self.size_bytes is not None and self.vram_bytes < self.size_bytes
 
 
 class Unload(_Row, frozen=True, kw_only=True, tag="unload"):
-    """A model left the GPU. `decided`: from then on it had to go, `recovered`: the server saw
-    enough memory back."""
+    """A model left the GPU. `decided`: from then on it had to go; `killed`: it began to give its
+    memory back; `freed`: all of it was back; `recovered`: the server saw enough memory back."""
 
     model: str
     pid: int
-    cause: Literal["pressure", "reconfig", "ttl", "control", "aborted"]
+    cause: UnloadCause
     load: int | None
     vram_bytes: int
     decided_unix_ns: int
     killed_unix_ns: int
     freed_unix_ns: int
     recovered_unix_ns: int | None
+    kind: UnloadKind = "process"
+    server: str = "ollama"
 
 
 Row = Start | Arrival | Request | Load | Unload
@@ -142,6 +163,12 @@ class Writer:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         self._encode = msgspec.json.Encoder().encode
         self._lines: list[bytes] = []
+        self._loads = 0
+
+    def new_load(self) -> int:
+        """The number of the next load, of whatever server."""
+        self._loads += 1
+        return self._loads
 
     def add(self, row: Row) -> None:
         if self._fd >= 0:

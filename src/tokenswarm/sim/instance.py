@@ -1,0 +1,312 @@
+"""One process that serves one model from a fixed share of the GPU: its start, sleep and end."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokenswarm.sim import truth
+from tokenswarm.sim.clock import WallClock, now_s
+from tokenswarm.sim.gpu import Gpu, OutOfVram, Ramp
+from tokenswarm.sim.host import PageCache
+from tokenswarm.sim.profile import Model, ServerSpec
+
+State = Literal["down", "starting", "awake", "sleeping", "asleep", "waking"]
+Level = Literal[1, 2]
+
+
+class StartFailed(Exception):
+    """The server does not start; the text is what it says in its log."""
+
+
+@dataclass(slots=True)
+class Coming:
+    """A start or wake-up in the making: who wanted it when, and what had to go for it."""
+
+    load: int
+    cause: truth.LoadCause
+    demand_s: float | None
+    trigger: int | None = None
+    displaced: list[str] = field(default_factory=list)
+    evict_s: float | None = None
+    freed_s: float | None = None
+    cold: bool = False
+    began_s: float = 0.0
+
+
+class Instance:
+    """The state of one server. `on_up` and `on_down` are told when it can and can't be reached."""
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        model: Model,
+        gpu: Gpu,
+        cache: PageCache,
+        log: truth.Writer,
+        clock: WallClock,
+    ):
+        self.spec, self.model = spec, model
+        self._gpu, self._cache, self._log, self._clock = gpu, cache, log, clock
+        self.state: State = "down"
+        self.level: Level = 1
+        self.weights_good = True
+        self.pid: int | None = None
+        self.reserved = 0
+        self.coming: Coming | None = None
+        self.running = 0
+        self.used_s = now_s()
+        self.start_failure: str | None = None
+        self.on_up: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        self._awake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # what requests call
+
+    @property
+    def awake(self) -> bool:
+        return self.state == "awake"
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of the reservation, what is KV cache."""
+        return max(1, self.reserved - self._least_bytes)
+
+    async def until_awake(self) -> None:
+        await self._awake.wait()
+
+    async def until_idle(self) -> None:
+        await self._idle.wait()
+
+    def begin(self) -> None:
+        """A request is being served."""
+        self.running += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        self.running -= 1
+        self.used_s = now_s()
+        if not self.running:
+            self._idle.set()
+
+    # start and end
+
+    def start_at_once(self) -> None:
+        """Be there, in no time: how a simulation begins."""
+        now = now_s()
+        self.reserved = self._wanted_bytes(now)
+        self._check_room(now)
+        self.pid = self._gpu.new_pid()
+        self._claim(Ramp(self.reserved, self.reserved, now, now), now)
+        self._cache.read(self.model)
+        self._up(Coming(self._log.new_load(), "start", None, began_s=now), "process_cold")
+
+    async def start(self, cause: truth.LoadCause = "control") -> None:
+        """Start the process; returns when it serves. StartFailed when the GPU has no room."""
+        now = now_s()
+        self.state, self.pid, self.start_failure = "starting", self._gpu.new_pid(), None
+        coming = Coming(self._log.new_load(), cause, now, began_s=now)
+        coming.cold = not self._cache.holds(self.model)
+        try:
+            await self._phases(coming)
+        except (OutOfVram, StartFailed) as e:
+            self.start_failure = str(e)
+            self._drop()
+            self._log_load(coming, "process_cold", "error")
+            raise StartFailed(str(e)) from e
+        except asyncio.CancelledError:
+            self._drop()
+            self._log_load(coming, "process_cold", "aborted")
+            raise
+        self._up(coming, "process_cold")
+
+    async def _phases(self, coming: Coming) -> None:
+        spec, context = self.spec, self._gpu.spec.context_bytes
+        await asyncio.sleep(spec.import_s)
+        now = now_s()
+        self.reserved = self._wanted_bytes(now)
+        if spec.engine == "vllm":
+            self._check_room(now)
+        self._claim(Ramp(context, context, now, now), now)
+        lasts_s = self.model.file_bytes / self._cache.bytes_per_s(self.model)
+        self._gpu.begin_load(self.model.name, now)
+        try:
+            weights = context + self.model.file_bytes
+            self._resize(Ramp(context, weights, now, now + lasts_s), now)
+            await asyncio.sleep(lasts_s)
+            self._cache.read(self.model)
+            await asyncio.sleep(spec.profile_s)
+            now = now_s()
+            self._check_room(now, mine=weights)
+            self._resize(Ramp(weights, self.reserved, now, now), now)
+        finally:
+            self._gpu.end_load(self.model.name, now_s())
+        await asyncio.sleep(spec.init_s)
+
+    def stop(self, cause: truth.UnloadCause) -> None:
+        """The process ends, at once; who waits for it is cut off."""
+        if self.pid is not None and self.state != "starting":
+            now, lag_s = now_s(), self._gpu.spec.free_lag_s
+            held = self._gpu.ledger.held(self.pid, now)
+            self._log_unload("process", cause, None, held, (now, now, now + lag_s))
+        self._drop()
+
+    def _drop(self) -> None:
+        self.state = "down"
+        self._awake.clear()
+        if self.pid is not None:
+            now = now_s()
+            if any(c.pid == self.pid for c in self._gpu.ledger.claims()):
+                self._gpu.ledger.release(self.pid, now, self._gpu.spec.free_lag_s)
+        self.pid = None
+        self.on_down()
+
+    def _up(self, coming: Coming, kind: truth.LoadKind) -> None:
+        self.state, self.weights_good, self.coming = "awake", True, None
+        self.used_s = now_s()
+        self._log_load(coming, kind, "ok")
+        self._awake.set()
+        self.on_up()
+
+    # sleep
+
+    async def sleep(
+        self, level: Level, cause: truth.UnloadCause, load: int | None = None
+    ) -> tuple[float, float]:
+        """Give the memory back, keep the process; returns when memory began to go and was gone."""
+        assert self.pid is not None
+        self.state, self.level = "sleeping", level
+        self._awake.clear()
+        now = now_s()
+        rate = self.spec.sleep_bytes_per_s
+        lasts_s = self.model.file_bytes / rate if level == 1 else self.spec.discard_s
+        held = self._gpu.ledger.held(self.pid, now)
+        left = self._gpu.spec.context_bytes
+        self._resize(Ramp(held, left, now, now + lasts_s), now)
+        await asyncio.sleep(lasts_s)
+        self.state = "asleep"
+        self.weights_good = level == 1 or self.spec.weights_backup
+        done = now_s()
+        kind: truth.UnloadKind = "sleep_l1" if level == 1 else "sleep_l2"
+        self._log_unload(kind, cause, load, held - left, (now, now, done))
+        return now, done
+
+    async def wake(self, coming: Coming) -> None:
+        """Take the memory again; OutOfVram, and asleep as before, when somebody else has it."""
+        assert self.pid is not None
+        now = coming.began_s = now_s()
+        left = self._gpu.spec.context_bytes
+        rate = self.spec.wake_bytes_per_s
+        lasts_s = self.model.file_bytes / rate if self.level == 1 else self.spec.discard_s
+        kind: truth.LoadKind = "wake_l1" if self.level == 1 else "wake_l2"
+        try:
+            self._resize(Ramp(left, self.reserved, now, now + lasts_s), now)
+        except OutOfVram:
+            self._log_load(coming, kind, "error")
+            raise
+        self.state, self.coming = "waking", coming
+        self._gpu.begin_load(self.model.name, now)
+        try:
+            await asyncio.sleep(lasts_s)
+            if not self.weights_good and coming.cause == "demand":
+                await self.reload_weights()
+        finally:
+            self._gpu.end_load(self.model.name, now_s())
+        good = self.weights_good
+        self._up(coming, kind)
+        self.weights_good = good
+
+    async def reload_weights(self) -> None:
+        """Read the weights from the model's files again."""
+        await asyncio.sleep(self.model.file_bytes / self._cache.bytes_per_s(self.model))
+        self._cache.read(self.model)
+        self.weights_good = True
+
+    # memory
+
+    @property
+    def _least_bytes(self) -> int:
+        return self._gpu.spec.context_bytes + self.model.file_bytes + self.model.compute_bytes
+
+    def _wanted_bytes(self, now: float) -> int:
+        if self.spec.engine == "vllm":
+            return int(self.spec.memory_ratio * self._gpu.ledger.total)
+        return int(self.spec.memory_ratio * self._gpu.ledger.free(now))
+
+    def _check_room(self, now: float, mine: int = 0) -> None:
+        free = self._gpu.ledger.free(now) + mine
+        if self.spec.engine == "vllm" and self.reserved > free:
+            raise StartFailed(
+                f"Free memory on device ({free} bytes) on startup is less than desired GPU memory "
+                f"utilization ({self.spec.memory_ratio}, {self.reserved} bytes)."
+            )
+        if self._least_bytes >= self.reserved:
+            raise StartFailed("Not enough memory. Please try to increase --mem-fraction-static.")
+
+    def _claim(self, ramp: Ramp, now: float) -> None:
+        assert self.pid is not None
+        self._gpu.ledger.claim(self.pid, self.model.name, ramp, now)
+
+    def _resize(self, ramp: Ramp, now: float) -> None:
+        assert self.pid is not None
+        self._gpu.ledger.resize(self.pid, ramp, now)
+
+    # truth
+
+    def new_coming(self, cause: truth.LoadCause, demand_s: float, trigger: int | None) -> Coming:
+        return Coming(self._log.new_load(), cause, demand_s, trigger)
+
+    def _log_load(
+        self, coming: Coming, kind: truth.LoadKind, outcome: truth.LoadOutcome
+    ) -> None:
+        end_ns, maybe = self._clock.unix(now_s()), self._clock.maybe
+        row = truth.Load(
+            load=coming.load,
+            model=self.model.name,
+            context=self.model.train_context,
+            cause=coming.cause,
+            outcome=outcome,
+            trigger=coming.trigger,
+            displaced=coming.displaced,
+            demand_unix_ns=maybe(coming.demand_s),
+            evict_unix_ns=maybe(coming.evict_s),
+            killed_unix_ns=maybe(coming.evict_s),
+            freed_unix_ns=maybe(coming.freed_s),
+            load_unix_ns=maybe(coming.began_s),
+            ready_unix_ns=end_ns if outcome == "ok" else None,
+            end_unix_ns=end_ns,
+            pid=self.pid,
+            file_bytes=self.model.file_bytes,
+            vram_bytes=self.reserved,
+            size_bytes=self.reserved,
+            disk_cold=coming.cold,
+            kind=kind,
+            server=self.spec.name,
+        )
+        self._log.add(row)
+
+    def _log_unload(
+        self,
+        kind: truth.UnloadKind,
+        cause: truth.UnloadCause,
+        load: int | None,
+        held: int,
+        times_s: tuple[float, float, float],
+    ) -> None:
+        decided_ns, killed_ns, freed_ns = (self._clock.unix(t) for t in times_s)
+        row = truth.Unload(
+            model=self.model.name,
+            pid=self.pid or 0,
+            cause=cause,
+            load=load,
+            vram_bytes=held,
+            decided_unix_ns=decided_ns,
+            killed_unix_ns=killed_ns,
+            freed_unix_ns=freed_ns,
+            recovered_unix_ns=None,
+            kind=kind,
+            server=self.spec.name,
+        )
+        self._log.add(row)
