@@ -93,7 +93,48 @@ class SwapEvent(msgspec.Struct, frozen=True, kw_only=True):
     vram_trough_bytes: int | None = None
     vram_peak_bytes: int | None = None
     vram_after_bytes: int | None = None
+    headroom_bytes: int | None = None
+    queue_s: float | None = None
+    evict_s: float | None = None
+    gap_s: float | None = None
+    load_s: float | None = None
+    first_token_s: float | None = None
+    rewarm_s: float | None = None
+    moved_bytes: int | None = None
+    load_bytes_per_s: float | None = None
+    limit_ratio: float | None = None
+    limit: str | None = None
+    coldness: str | None = None
+    left_because: str | None = None
+    energy_j: float | None = None
+    blocked_request_s: float | None = None
+    stall_max_s: float | None = None
+    itl_p95_shift_s: float | None = None
+    ttft_p95_shift_s: float | None = None
+    tokens_lost: float | None = None
     marks_from: dict[str, str] = {}
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of what is in device memory, as one side saw it, run seconds.
+
+    `what`: arrive, leave, sleep or wake. `model` None: the side cannot tell. `cause` of one that
+    leaves: pressure, reconfig, idle, crash or unknown. `level` of a sleep or wake: 1 (weights in
+    host memory) or 2 (dropped). `lower_bound`: it was over before two samples had shown it, so
+    more bytes may have moved.
+    """
+
+    at_s: float
+    end_s: float
+    what: str
+    side: str
+    model: str | None = None
+    target: str | None = None
+    device: str | None = None
+    bytes: int | None = None
+    cause: str | None = None
+    level: int | None = None
+    lower_bound: bool = False
 
 
 class ColdStarts(msgspec.Struct, frozen=True):
@@ -109,8 +150,42 @@ class ColdStarts(msgspec.Struct, frozen=True):
     visible_to: list[str] = []
 
 
+class Thrash(msgspec.Struct, frozen=True):
+    """Does the mix make models chase each other out? `swaps_per_minute` beside
+    `changes_per_minute`, how often the wanted model changes in order of sending, and
+    `swaps_per_change`, their ratio. `came_back`: share of displaced models wanted again, and
+    brought in again, within `back_s`. `thrashing`: over half of them, and the tax is over 10 %.
+    """
+
+    swaps_per_minute: float | None
+    changes_per_minute: float | None
+    swaps_per_change: float | None
+    came_back: float | None
+    back_s: float
+    thrashing: bool
+
+
+class Affected(msgspec.Struct, frozen=True):
+    """P95 over ok requests of one model: all of them, those overlapping no [t0, t6] of any cold
+    start, and those that do; and the number of the last. t6 unknown: t5, then t4."""
+
+    requests: int
+    affected: int
+    ttft_all_s: float | None
+    ttft_without_s: float | None
+    ttft_affected_s: float | None
+    e2e_all_s: float | None
+    e2e_without_s: float | None
+    e2e_affected_s: float | None
+
+
 class Swaps(msgspec.Struct, frozen=True):
-    """The cold starts that displaced another model. `events` holds every cold start, by t0."""
+    """The cold starts that displaced another model. `events` holds every cold start, by t0.
+
+    The counts and sums after it are over all of them. `tax_ratio`: share of the time under load
+    in which no token came while one was going on. `affected_ratio`: share of requests that are
+    not warm. `p95` by model. `residency`: every change seen, by time.
+    """
 
     count: int
     latency_s: Percentiles
@@ -119,6 +194,18 @@ class Swaps(msgspec.Struct, frozen=True):
     waiters: int
     collateral: int
     events: list[SwapEvent] = []
+    by_kind: dict[str, int] = {}
+    by_cause: dict[str, int] = {}
+    by_outcome: dict[str, int] = {}
+    moved_bytes: int | None = None
+    blocked_request_s: float | None = None
+    tokens_lost: float | None = None
+    energy_j: float | None = None
+    tax_ratio: float | None = None
+    affected_ratio: float | None = None
+    thrash: Thrash | None = None
+    p95: dict[str, Affected] = {}
+    residency: list[Change] = []
 
 
 class GpuFigures(msgspec.Struct, frozen=True):
