@@ -6,6 +6,7 @@ range too) becomes missing and is counted. Nothing is rounded, parsed or made 0.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -37,12 +38,33 @@ class Column(NamedTuple):
     refused: int
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A column with the same text in every row, or with none at all."""
+
+    value: str | None
+    rows: int = field(compare=False)
+
+    def column(self, kind: Kind) -> Column:
+        """The same as a column like any other."""
+        return column(kind, [self.value] * self.rows)
+
+
 _NONE = type(None)
 _PYTHON: dict[Kind, type] = {"float": float, "int": int, "str": str, "bool": bool}
 _Masked = tuple[NDArray[Any], NDArray[np.bool_]]
 _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Lists = list[list[_Int32] | None]
 _json = msgspec.json.Encoder().encode
+
+
+def constant(kind: Kind, values: Values) -> Constant | None:
+    """`values`, not empty, as a constant: all missing or the same text; None for any others."""
+    first = values[0]
+    if first is not None and not (kind == "str" and type(first) is str):
+        return None
+    same = first == values[-1] and values.count(first) == len(values)
+    return Constant(first, len(values)) if same else None
 
 
 def column(kind: Kind, values: Values) -> Column:

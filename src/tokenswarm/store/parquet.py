@@ -7,8 +7,10 @@ its number there). Rows lie by time. DuckDB never reaches out: it installs and l
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenswarm.errors import SpoolError, UsageError
-from tokenswarm.store.columns import SQL_TYPES, Column, column
+from tokenswarm.store.columns import SQL_TYPES, Column, Constant, column, constant
 from tokenswarm.store.frame import Row
 from tokenswarm.store.inventory import Inventory
 from tokenswarm.store.row import INT64
@@ -85,8 +87,8 @@ def build(run: RunDir) -> BuildReport:
     began = time.perf_counter()
     reader = Reader(run.spool)
     refused_rows: Counter[str] = Counter()
-    with _building(run) as con:
-        tables = {m.name: _Table(con, m) for m in MEASUREMENTS.values()}
+    with _building(run) as inserter:
+        tables = {m.name: _Table(inserter, m) for m in MEASUREMENTS.values()}
         for batch in reader.batches():
             for name, (taken, seqs) in _by_measurement(batch).items():
                 if name in tables:
@@ -107,10 +109,11 @@ def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> in
 
     SpoolError when a row or value is not of the schema. No rows: no file.
     """
-    with _building(run) as con:
-        table = _Table(con, MEASUREMENTS[measurement])
-        for seq, row in enumerate(rows):
-            table.take([row], [seq], source)
+    with _building(run) as inserter:
+        table = _Table(inserter, MEASUREMENTS[measurement])
+        numbered = enumerate(rows)
+        while piece := list(islice(numbered, PIECE_ROWS)):
+            table.take([row for _, row in piece], [seq for seq, _ in piece], source)
         any_rows = table.flush()
         if refused := table.refused_rows + table.refused_values:
             raise SpoolError(f"{measurement}: not of the schema: {dict(refused)}")
@@ -134,8 +137,34 @@ def _by_measurement(batch: Batch) -> dict[str, tuple[list[Row], Sequence[int]]]:
     return dict(groups)
 
 
+class _Inserter:
+    """A connection and the thread that uses it: DuckDB takes rows in while Python makes the next.
+
+    One job at a time waits, so that memory stays bounded.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection):
+        self.con = con
+        self._thread = ThreadPoolExecutor(1, "parquet")
+        self._job: Future[None] | None = None
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Run `job` after the one before it, whose error this raises."""
+        self.wait()
+        self._job = self._thread.submit(job)
+
+    def wait(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self.con.close()
+
+
 class _building:
-    """A connection to build with; DuckDB's errors become SpoolError at its end.
+    """An inserter to build with; DuckDB's errors become SpoolError at its end.
 
     Python's cycle collector rests meanwhile: rows hold no cycles, and looking for them in
     hundreds of thousands of lists costs a fifth of the time.
@@ -143,15 +172,15 @@ class _building:
 
     def __init__(self, run: RunDir):
         self._run = run
-        self._con = connect(run.path / ".duckdb")
+        self._inserter = _Inserter(connect(run.path / ".duckdb"))
 
-    def __enter__(self) -> duckdb.DuckDBPyConnection:
+    def __enter__(self) -> _Inserter:
         self._collects = gc.isenabled()
         gc.disable()
-        return self._con
+        return self._inserter
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._con.close()
+        self._inserter.close()
         if self._collects:
             gc.enable()
         if isinstance(error, duckdb.Error):
@@ -161,11 +190,11 @@ class _building:
 class _Table:
     """One measurement on its way: rows, then numpy columns, then a table in DuckDB."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, measurement: Measurement):
+    def __init__(self, inserter: _Inserter, measurement: Measurement):
         self.name = measurement.name
         self.refused_rows: Counter[str] = Counter()
         self.refused_values: Counter[str] = Counter()
-        self._con = con
+        self._inserter, self._con = inserter, inserter.con
         self._width = len(measurement.columns)
         self._kinds = kinds(measurement)
         self._lists = [i for i, kind in enumerate(self._kinds.values()) if kind == "ints"]
@@ -173,7 +202,7 @@ class _Table:
         self._seqs: list[int] = []
         self._sources: list[str] = []
         self._items = 0
-        self._pieces: list[list[Column]] = []
+        self._pieces: list[list[Column | Constant]] = []
         self._piece_rows = self._piece_items = 0
         self._created = False
 
@@ -183,7 +212,7 @@ class _Table:
         self._seqs += seqs
         self._sources += [source] * len(rows)
         if self._lists:
-            self._items += sum(map(self._weight, rows))
+            self._items += self._weight(rows)
         if len(self._rows) >= PIECE_ROWS or self._items >= PIECE_LIST_ITEMS:
             self._cut_piece()
 
@@ -193,6 +222,7 @@ class _Table:
             self._cut_piece()
         if self._pieces:
             self._insert()
+        self._inserter.wait()
         return self._created
 
     def write(self, run: RunDir) -> int:
@@ -208,20 +238,25 @@ class _Table:
         partial.replace(path)
         return int(copied[0]) if copied else 0
 
-    def _weight(self, row: Row) -> int:
-        """Items in the lists of a row."""
-        return sum(len(row[i]) for i in self._lists if i < len(row) and type(row[i]) is list)
+    def _weight(self, rows: list[Row]) -> int:
+        """Items in the lists of `rows`."""
+        try:
+            return sum(sum(map(len, filter(None, map(itemgetter(i), rows)))) for i in self._lists)
+        except (TypeError, IndexError):  # rows of another shape, or something else for a list
+            lists = (r[i] for r in rows for i in self._lists if i < len(r))
+            return sum(len(v) for v in lists if type(v) is list)
 
     def _cut_piece(self) -> None:
         """Turn the rows at hand into columns, counting what the columns refuse."""
         self._refuse_misshapen()
         columns = [*zip(*self._rows, strict=True), self._sources, self._seqs]
-        piece = []
+        piece: list[Column | Constant] = []
         if self._rows:
             for (name, kind), values in zip(self._kinds.items(), columns, strict=True):
-                piece.append(column(kind, values))
-                if piece[-1].refused:
-                    self.refused_values[f"{self.name}.{name}"] += piece[-1].refused
+                made = constant(kind, values) or column(kind, values)
+                piece.append(made)
+                if isinstance(made, Column) and made.refused:
+                    self.refused_values[f"{self.name}.{name}"] += made.refused
             self._pieces.append(piece)
         self._piece_rows += len(self._rows)
         self._piece_items += self._items
@@ -247,26 +282,40 @@ class _Table:
         self._sources = [source for _, _, source in kept]
 
     def _insert(self) -> None:
-        arrays: dict[str, NDArray[Any]] = {}
-        terms = []
+        """Hand the pieces at hand over to DuckDB."""
+        arrays: dict[str, NDArray[Any]] = {"row": np.empty(self._piece_rows, dtype=np.bool_)}
+        terms, parameters = [], []
         for i, (name, kind) in enumerate(self._kinds.items()):
-            arrays[f"v{i}"] = np.concatenate([piece[i].data for piece in self._pieces])
-            missing = np.concatenate([piece[i].missing for piece in self._pieces])
-            term = f"""from_json(v{i}, '["INTEGER"]')""" if kind == "ints" else f"v{i}"
-            if missing.any() and kind in ("float", "int", "bool"):
-                arrays[f"m{i}"] = missing
-                term = f"CASE WHEN m{i} THEN NULL ELSE v{i} END"
-            terms.append(f'{term} AS "{name}"')
+            parts = [piece[i] for piece in self._pieces]
+            first = parts[0]
+            if isinstance(first, Constant) and all(part == first for part in parts):
+                terms.append(f'CAST(? AS {SQL_TYPES[kind]}) AS "{name}"')
+                parameters.append(first.value)
+                continue
+            columns = [p.column(kind) if isinstance(p, Constant) else p for p in parts]
+            terms.append(f'{_term(f"{i}", kind, columns, arrays)} AS "{name}"')
         self._pieces, self._piece_rows, self._piece_items = [], 0, 0
-        self._store(arrays, ", ".join(terms))
+        select = f"SELECT {', '.join(terms)} FROM arrays"
+        self._inserter.put(lambda: self._store(arrays, select, parameters))
 
-    def _store(self, arrays: dict[str, NDArray[Any]], terms: str) -> None:
+    def _store(self, arrays: dict[str, NDArray[Any]], select: str, parameters: list[Any]) -> None:
         if not self._created:
             self._con.execute(f'CREATE TABLE "{self.name}" ({_declared(self._kinds)})')
             self._created = True
         self._con.register("arrays", arrays)
-        self._con.execute(f'INSERT INTO "{self.name}" SELECT {terms} FROM arrays')
+        self._con.execute(f'INSERT INTO "{self.name}" {select}', parameters)
         self._con.unregister("arrays")
+
+
+def _term(key: str, kind: Kind, parts: list[Column], arrays: dict[str, NDArray[Any]]) -> str:
+    """SQL for a column, whose data joins `arrays`."""
+    arrays[f"v{key}"] = np.concatenate([part.data for part in parts])
+    missing = np.concatenate([part.missing for part in parts])
+    term = f"""from_json(v{key}, '["INTEGER"]')""" if kind == "ints" else f"v{key}"
+    if not (missing.any() and kind in ("float", "int", "bool")):
+        return term
+    arrays[f"m{key}"] = missing
+    return f"CASE WHEN m{key} THEN NULL ELSE {term} END"
 
 
 def kinds(measurement: Measurement) -> dict[str, Kind]:
@@ -296,8 +345,8 @@ def read(
         raise UsageError(f"{measurement} has no column {unknown}; it has {list(kinds(m))}")
     names = ", ".join(f'"{c}"' for c in wanted)
     condition = f"WHERE {where}" if where else ""
-    order = "ORDER BY time_ns, spool_source, spool_seq"
-    sql = f"SELECT {names} FROM ({_selection(run, m)}) {condition} {order}"
+    # a file lies in order of time, and DuckDB reads it in the order in which it lies
+    sql = f"SELECT {names} FROM ({_selection(run, m)}) {condition}"
     with connect(run.path / ".duckdb") as con:
         return fetch(con, sql, parameters)
 
