@@ -1,159 +1,196 @@
-"""NVIDIA GPUs of this host through NVML: cheap figures at every look, dear ones twice a second.
+"""The NVIDIA GPUs of this host through NVML: cheap figures at every look, dear ones twice a second.
 
-A figure that a card lacks is asked for once and absent from then on; a card that falls off the
-bus is left out, the others go on. Units come from nvml.h: bytes, percent, mW, MHz, mJ.
+A figure that a card lacks is asked for once and absent from then on. A card that falls off the bus
+is left out and the others go on; it is taken again when it answers again.
 """
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from tokenswarm.errors import UsageError
-from tokenswarm.telemetry.gpu import GpuProcess, GpuSample
-from tokenswarm.telemetry.owner import Owners
-from tokenswarm.telemetry.ticks import Ticks
+import msgspec
 
-SLOW_S = 0.5
-FRESH_S = 0.1  # an older energy reading does not belong to the sample's time
+from tokenswarm.errors import UsageError
+from tokenswarm.telemetry.card import Card, Device, fast_calls
+from tokenswarm.telemetry.cost import Cost, calibrate
+from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
+from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.slow import Events, SlowTier, slow_calls
+from tokenswarm.telemetry.ticks import Pace
+
+RETAKE_S = 1.0  # how often a lost card is asked whether it is back
+RESTART_S = 10.0  # how long until NVML is started anew for one; doubles at each failure
+RESTART_MAX_S = 600.0
+INSTANCES_S = 10.0  # how often MIG instances are looked for
 
 
 class Nvml:
-    """All GPUs of this host. Energy is read on a thread of its own, since the call takes up to
-    20 ms, and goes with the first sample after it."""
+    """All GPUs of this host. One thread samples; another, inside, reads what takes long."""
 
     kind = "nvml"
 
-    def __init__(self, owners: Owners, library: Any = None):
-        """UsageError when there is no driver or no GPU. `library`: pynvml or its like."""
-        self._nvml = _initialised(library)
+    def __init__(self, owners: Owners, *, pcie: bool = False, library: Any = None):
+        """UsageError when there is no driver or no GPU can be listed. `pcie`: read throughput,
+        too, which blocks the slow thread for 40 ms a card. `library`: pynvml or its like."""
+        self._nvml = nvml = _initialised(library)
         self._owners = owners
+        self._lock = threading.Lock()  # held while NVML is started anew, and by each look
+        calls = fast_calls(nvml) | slow_calls(nvml)
         try:
-            count = int(self._nvml.nvmlDeviceGetCount())
-            self._cards = [_Card(self._nvml, i) for i in range(count)]
-        except self._nvml.NVMLError as e:
+            count = int(nvml.nvmlDeviceGetCount())
+        except nvml.NVMLError as e:
             raise UsageError(f"NVML cannot list the GPUs of this host: {e}") from None
-        self.driver = self._driver()
-        self._stop = threading.Event()
-        self._slow = threading.Thread(target=self._read_energy, name="nvml-slow", daemon=True)
+        self._calls = calls
+        self._cards = tuple(Card(Device(nvml, self._handle(i), calls), i) for i in range(count))
+        self._find_instances()
+        self.driver = _said(nvml, "nvmlSystemGetDriverVersion")
+        self.costs: tuple[Cost, ...] = calibrate(self._cards, nvml, pcie=pcie)
+        self._events = Events(nvml)
+        self._events.register(self._cards)
+        self._slow = SlowTier(self._cards, self._events, self._look, pcie=pcie)
+        now = time.perf_counter()
+        self._retake_s, self._instances_s = now, now
+        self._restart_s: float | None = None
+        self._patience_s = RESTART_S
         self._slow.start()
 
     def about(self) -> dict[str, Any]:
-        return {"kind": self.kind, "driver": self.driver}
+        return {
+            "kind": self.kind,
+            "driver": self.driver,
+            "nvml": _said(self._nvml, "nvmlSystemGetNVMLVersion"),
+            "gpus": [_about(card) for card in self._all()],
+            "calibration": [msgspec.structs.asdict(cost) for cost in self.costs],
+        }
 
     def sample(self) -> list[GpuSample]:
-        samples = [s for card in self._cards if (s := card.sample(self._owners)) is not None]
+        with self._lock:
+            samples = [s for card in self._all() if (s := card.sample(self._owners)) is not None]
+        if not samples:
+            raise TelemetryGap("no GPU answers: " + ", ".join(self.lost) + " fell off the bus")
         self._owners.forget_all_but({p.pid for s in samples for p in s.processes})
         return samples
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The GPUs that do not answer now."""
+        return tuple(card.tag for card in self._cards if card.device.lost)
+
+    def slow_pace(self) -> Pace:
+        """How the slow thread kept its time since the last call."""
+        return self._slow.ticks.pace()
+
     def close(self) -> None:
-        self._stop.set()
-        self._slow.join()
+        self._slow.stop()
+        self._events.close()
         try:
             self._nvml.nvmlShutdown()
         except self._nvml.NVMLError:
             pass  # the driver has gone; so do we
 
-    def _driver(self) -> str:
+    def _all(self) -> list[Card]:
+        return [c for card in self._cards for c in (card, *card.instances)]
+
+    def _handle(self, index: int) -> Any:
+        """None when that card does not answer."""
         try:
-            return str(self._nvml.nvmlSystemGetDriverVersion())
+            return self._nvml.nvmlDeviceGetHandleByIndex(index)
         except self._nvml.NVMLError:
-            return "of unknown version"
+            return None
 
-    def _read_energy(self) -> None:
-        for _ in Ticks(SLOW_S, self._stop):
-            for card in self._cards:
-                card.read_energy()
+    def _look(self) -> None:
+        """For what comes back and what comes and goes; on the slow thread."""
+        now = time.perf_counter()
+        if now - self._retake_s >= RETAKE_S:
+            self._retake_s = now
+            self._find_lost(now)
+        if now - self._instances_s >= INSTANCES_S:
+            self._instances_s = now
+            self._find_instances()
 
+    def _find_lost(self, now_s: float) -> None:
+        for card in self._cards:
+            if card.device.lost and self._answers(card):
+                self._events.add(card)
+        if not self.lost:
+            self._restart_s, self._patience_s = None, RESTART_S
+        elif self._restart_s is None:
+            self._restart_s = now_s + self._patience_s
+        elif now_s >= self._restart_s:
+            self._patience_s = min(2 * self._patience_s, RESTART_MAX_S)
+            self._restart_s = now_s + self._patience_s
+            self._start_anew()
 
-class _Card:
-    """One GPU. `_absent` holds the figures that it does not have."""
-
-    def __init__(self, nvml: Any, index: int):
-        self._nvml, self.index = nvml, index
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        self._absent: set[str] = set()
-        self._lacking = (
-            nvml.NVML_ERROR_NOT_SUPPORTED,
-            nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-            nvml.NVML_ERROR_NO_PERMISSION,
-            nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-        )
-        self._lost = False
-        self._energy: tuple[float, float] | None = None  # perf_counter() and joules
-        self.name = str(self._ask("name", nvml.nvmlDeviceGetName) or "")
-        self.uuid = str(self._ask("uuid", nvml.nvmlDeviceGetUUID) or "")
-
-    def sample(self, owners: Owners) -> GpuSample | None:
-        """None once the card is lost."""
+    def _answers(self, card: Card) -> bool:
+        """Take the card again if it does. Its place on the bus may have changed, its UUID not."""
         nvml = self._nvml
-        memory = self._ask("memory", nvml.nvmlDeviceGetMemoryInfo, nvml.nvmlMemory_v2)
-        if memory is None:
-            memory = self._ask("memory v1", nvml.nvmlDeviceGetMemoryInfo)
-        total, free = _get(memory, "total"), _get(memory, "free")
-        reserved = _get(memory, "reserved")
-        utilisation = self._ask("utilisation", nvml.nvmlDeviceGetUtilizationRates)
-        power_mw = self._ask("power", nvml.nvmlDeviceGetPowerUsage)
-        clock_mhz = self._ask("clock", nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
-        degrees = self._ask("temperature", nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
-        throttle = self._ask("throttle", nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        processes = self._processes(owners)
-        if self._lost:
-            return None
-        return GpuSample(
-            index=self.index,
-            name=self.name,
-            uuid=self.uuid,
-            vram_total_bytes=total,
-            vram_used_bytes=_used(total, free, reserved),
-            vram_reserved_bytes=reserved,
-            vram_free_bytes=free,
-            util_ratio=_percent(_get(utilisation, "gpu")),
-            mem_util_ratio=_percent(_get(utilisation, "memory")),
-            power_w=None if power_mw is None else power_mw / 1e3,
-            energy_j=self._take_energy(),
-            sm_clock_hz=None if clock_mhz is None else int(clock_mhz) * 1_000_000,
-            temperature_c=None if degrees is None else float(degrees),
-            throttle_bits=None if throttle is None else int(throttle),
-            processes=processes,
-        )
-
-    def read_energy(self) -> None:
-        """The counter, for the next sample; the call is slow."""
-        millijoules = self._ask("energy", self._nvml.nvmlDeviceGetTotalEnergyConsumption)
-        if millijoules is not None:
-            self._energy = time.perf_counter(), millijoules / 1e3
-
-    def _take_energy(self) -> float | None:
-        taken, self._energy = self._energy, None
-        if taken is None or time.perf_counter() - taken[0] > FRESH_S:
-            return None
-        return taken[1]
-
-    def _processes(self, owners: Owners) -> tuple[GpuProcess, ...]:
-        running = self._ask("processes", self._nvml.nvmlDeviceGetComputeRunningProcesses) or []
-        return tuple(
-            GpuProcess(
-                pid=int(p.pid),
-                vram_used_bytes=None if p.usedGpuMemory is None else int(p.usedGpuMemory),
-                model=owners.model(int(p.pid)),
-            )
-            for p in running
-        )
-
-    def _ask(self, figure: str, call: Callable[..., Any], *more: Any) -> Any:
-        """What NVML says; None when the card lacks the figure, has gone or errs this time."""
-        if self._lost or figure in self._absent:
-            return None
         try:
-            return call(self._handle, *more)
-        except self._nvml.NVMLError as e:
-            code = getattr(e, "value", None)
-            if code == self._nvml.NVML_ERROR_GPU_IS_LOST:
-                self._lost = True
-            elif code in self._lacking:
-                self._absent.add(figure)
-            return None
+            handle = (
+                nvml.nvmlDeviceGetHandleByUUID(card.uuid)
+                if card.uuid
+                else nvml.nvmlDeviceGetHandleByIndex(card.index)
+            )
+            nvml.nvmlDeviceGetMemoryInfo(handle)
+        except nvml.NVMLError as e:
+            if e.value != nvml.NVML_ERROR_NOT_SUPPORTED:
+                return False
+        card.take(handle)
+        return True
+
+    def _start_anew(self) -> None:
+        """NVML may know a card that was reset only after a new start, which ends all handles."""
+        nvml = self._nvml
+        with self._lock:
+            self._events.close()
+            try:
+                nvml.nvmlShutdown()
+            except nvml.NVMLError:
+                pass  # it was down already
+            try:
+                nvml.nvmlInit()
+            except nvml.NVMLError:
+                pass  # no handle will answer, and the next start is tried later
+            for card in self._cards:
+                card.device.lost = True
+                card.instances = ()
+                self._answers(card)
+            self._find_instances()
+            self._events.register(self._cards)
+
+    def _find_instances(self) -> None:
+        for card in self._cards:
+            if not card.device.lost:
+                card.parted, card.instances = self._instances(card)
+
+    def _instances(self, card: Card) -> tuple[bool, tuple[Card, ...]]:
+        """Whether MIG is on, and the instances that there are; known ones keep their state."""
+        nvml, handle = self._nvml, card.device.handle
+        try:
+            mode, _ = nvml.nvmlDeviceGetMigMode(handle)
+            if mode != nvml.NVML_DEVICE_MIG_ENABLE:
+                return False, ()
+            most = int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+        except nvml.NVMLError:
+            return False, ()
+        known = {c.uuid: c for c in card.instances}
+        found = []
+        for number in range(most):
+            try:
+                part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+            except nvml.NVMLError:
+                continue  # that place is free
+            tag = f"{card.index}-mig-{number}"
+            new = Card(Device(nvml, part, self._calls), card.index, tag, instance=True)
+            old = known.get(new.uuid)
+            found.append(old if old is not None and old.label == tag else new)
+        return True, tuple(found)
+
+
+def _about(card: Card) -> dict[str, Any]:
+    return {
+        "gpu": card.tag, "name": card.name, "uuid": card.uuid, "mig": card.parted,
+        "lost": card.device.lost, "absent": sorted(card.device.absent),
+    }  # fmt: skip
 
 
 def _initialised(library: Any) -> Any:
@@ -172,16 +209,8 @@ def _initialised(library: Any) -> Any:
     return library
 
 
-def _get(struct: Any, field: str) -> int | None:
-    value = getattr(struct, field, None)
-    return None if value is None else int(value)
-
-
-def _used(total: int | None, free: int | None, reserved: int | None) -> int | None:
-    """Without what the driver keeps: version 1 of the memory call counts that as used, version 2
-    did so in some drivers, but total and free mean the same in all."""
-    return None if total is None or free is None else total - free - (reserved or 0)
-
-
-def _percent(value: int | None) -> float | None:
-    return None if value is None else value / 100
+def _said(nvml: Any, function: str) -> str:
+    try:
+        return str(getattr(nvml, function)())
+    except nvml.NVMLError:
+        return "of unknown version"

@@ -1,0 +1,145 @@
+"""What asking NVML costs on this host: each call alone, and both tiers at work.
+
+`python -m tokenswarm.telemetry.calibrate [--seconds S] [--hz HZ] [--pcie]` prints it as Markdown.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tokenswarm.errors import UsageError
+from tokenswarm.store.row import Monotonic
+from tokenswarm.telemetry.cost import Cost
+from tokenswarm.telemetry.gpu import TelemetryGap, rows
+from tokenswarm.telemetry.nvml import Nvml
+from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.ticks import Pace, Ticks
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """Both tiers over a stretch of time: sampling as a run does it, rows included."""
+
+    seconds: float
+    fast: Pace
+    slow: Pace
+    process_cpu_ratio: float
+    rows: int
+
+
+def work(nvml: Nvml, hz: float, seconds: float) -> Work:
+    """Sample for a while on this thread."""
+    stop, stamp, count = threading.Event(), Monotonic(), 0
+    ticks = Ticks(1 / hz, stop)
+    nvml.slow_pace()
+    began, cpu_s = time.perf_counter(), time.process_time()
+    for _ in ticks:
+        try:
+            samples = nvml.sample()
+        except TelemetryGap:
+            samples = []
+        count += len(rows(samples, time.time_ns(), stamp, nvml.kind, "calibration", "here", {}))
+        if time.perf_counter() - began >= seconds:
+            stop.set()
+    passed = time.perf_counter() - began
+    return Work(
+        seconds=passed,
+        fast=ticks.pace(),
+        slow=nvml.slow_pace(),
+        process_cpu_ratio=(time.process_time() - cpu_s) / passed,
+        rows=count,
+    )
+
+
+def table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    rule = tuple("---" for _ in head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def costs_table(costs: tuple[Cost, ...]) -> str:
+    return table(
+        ("call", "tier", "calls", "median", "max"),
+        [(c.call, c.tier, str(c.calls), _us(c.median_s), _us(c.max_s)) for c in costs],
+    )
+
+
+def work_table(done: Work) -> str:
+    lines: list[tuple[str, Callable[[Pace], str]]] = [
+        ("interval wanted", lambda p: _ms(p.interval_s)),
+        ("interval P99", lambda p: _ms(p.interval_p99_s)),
+        ("interval max", lambda p: _ms(p.interval_max_s)),
+        ("samples", lambda p: str(p.samples)),
+        ("missed", lambda p: str(p.missed)),
+        ("cost of a sample, mean", lambda p: _ms(p.cost_mean_s)),
+        ("cost of a sample, max", lambda p: _ms(p.cost_max_s)),
+        ("CPU of the thread, share of a core", lambda p: _percent(p.cpu_ratio)),
+    ]
+    return table(
+        ("", "fast tier", "slow tier"),
+        [(name, show(done.fast), show(done.slow)) for name, show in lines],
+    )
+
+
+def _us(seconds: float | None) -> str:
+    return "absent" if seconds is None else f"{seconds * 1e6:,.1f} us"
+
+
+def _ms(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{seconds * 1e3:,.3f} ms"
+
+
+def _percent(ratio: float | None) -> str:
+    return "none" if ratio is None else f"{ratio * 100:.2f} %"
+
+
+def main() -> int:
+    """Print the table, and with --seconds what sampling costs; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tokenswarm.telemetry.calibrate")
+    parser.add_argument("--seconds", type=float, default=0.0, help="sample for so long, too")
+    parser.add_argument("--hz", type=float, default=20.0, help="samples a second (default: 20)")
+    parser.add_argument("--pcie", action="store_true", help="PCIe throughput, too (blocks)")
+    parser.add_argument("--model", action="append", default=[], help="name processes by model")
+    asked = parser.parse_args()
+    try:
+        nvml = Nvml(Owners(tuple(asked.model)), pcie=asked.pcie)
+    except UsageError as e:
+        sys.stderr.write(f"{e}\n")
+        return UsageError.exit_code
+    try:
+        _print(nvml, asked.hz, asked.seconds)
+    finally:
+        nvml.close()
+    return 0
+
+
+def _print(nvml: Nvml, hz: float, seconds: float) -> None:
+    about = nvml.about()
+    print(f"Driver {about['driver']}, NVML {about['nvml']}, Python {sys.version.split()[0]}.\n")
+    print(costs_table(nvml.costs))
+    if seconds > 0:
+        done = work(nvml, hz, seconds)
+        print(f"\n{hz:g} Hz for {done.seconds:.1f} s, {done.rows} rows; ", end="")
+        print(f"whole process {_percent(done.process_cpu_ratio)} of a core.\n")
+        print(work_table(done))
+    print("\n" + processes_table(nvml))
+    for gpu in nvml.about()["gpus"]:
+        lacks = ", ".join(gpu["absent"]) or "nothing"
+        print(f"\nGPU {gpu['gpu']} ({gpu['name']}) lacks: {lacks}.")
+
+
+def processes_table(nvml: Nvml) -> str:
+    """Who holds memory at this moment."""
+    lines = [
+        (s.tag, str(p.pid), p.model or "unknown", f"{(p.vram_used_bytes or 0) / 2**20:,.0f} MiB")
+        for s in nvml.sample()
+        for p in s.processes
+    ]
+    return table(("GPU", "pid", "model", "memory"), lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
