@@ -1,0 +1,85 @@
+"""Names of Ollama's models by the file that a runner was started with (`…/blobs/sha256-HEX`)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+BLOB = re.compile(r"(?P<store>.*)/blobs/sha256-(?P<digest>[0-9a-f]{64})")
+MODEL_LAYER = "application/vnd.ollama.image.model"
+OWN_HOST, OWN_NAMESPACE = "registry.ollama.ai", "library"
+MAX_MANIFEST = 1 << 20
+MAX_MANIFESTS = 5000
+
+
+class _Layer(msgspec.Struct):
+    mediaType: str = ""
+    digest: str = ""
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer] = []
+
+
+def digest_of(path: str) -> str | None:
+    """The 64 hex digits of a blob's path; None for any other path."""
+    found = BLOB.fullmatch(path)
+    return found["digest"] if found else None
+
+
+def store_of(path: str) -> str | None:
+    """The directory of models that holds the blob, as the runner sees it."""
+    found = BLOB.fullmatch(path)
+    return found["store"] if found else None
+
+
+def names_in(store: Path, digest: str) -> list[str]:
+    """Ollama's names of the models whose weights are the blob `digest`, by the manifests in
+    `store` (`manifests/HOST/NAMESPACE/MODEL/TAG`); empty where they cannot be read."""
+    root = store / "manifests"
+    return sorted(
+        _name(path.relative_to(root).parts)
+        for path in _manifests(root)
+        if digest in _weights(path)
+    )  # fmt: skip
+
+
+def _manifests(root: Path) -> Iterator[Path]:
+    """Never follows a link: what is in a container's store may point anywhere on the host."""
+    pending, seen = [(root, 0)], 0
+    while pending and seen < MAX_MANIFESTS:
+        folder, depth = pending.pop()
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            continue
+        for path in entries:
+            seen += 1
+            if path.is_symlink():
+                continue
+            if depth < 3 and path.is_dir():
+                pending.append((path, depth + 1))
+            elif depth == 3 and path.is_file():
+                yield path
+
+
+def _weights(path: Path) -> set[str]:
+    try:
+        with path.open("rb") as f:
+            manifest = msgspec.json.decode(f.read(MAX_MANIFEST), type=_Manifest)
+    except (OSError, msgspec.DecodeError):
+        return set()
+    return {
+        layer.digest.removeprefix("sha256:")
+        for layer in manifest.layers
+        if layer.mediaType == MODEL_LAYER
+    }
+
+
+def _name(parts: tuple[str, ...]) -> str:
+    host, namespace, model, tag = parts
+    prefix = [p for p, own in ((host, OWN_HOST), (namespace, OWN_NAMESPACE)) if p != own]
+    if host != OWN_HOST and namespace == OWN_NAMESPACE:
+        prefix = [host, namespace]
+    return str(PurePosixPath(*prefix, f"{model}:{tag}"))
