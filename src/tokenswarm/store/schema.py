@@ -258,11 +258,18 @@ SWAP = Measurement(
 
 CONTAINER = Measurement(
     "container",
-    "One row a container event.",
+    "One row an event of a container that carries our labels, and one an interval of its use.",
     ("run_id", "host", "container"),
     (
-        _s("event", "start, ready, die, oom or stop"),
+        _s("event", "found, start, ready, unhealthy, oom, die, stop or stats"),
         _i("exit_code", "", "of a container that died"),
+        _s("target", "its label tokenswarm.target"),
+        _s("model", "its label tokenswarm.model"),
+        _f("cpu_ratio", "", "CPU time per second since the stats before; 1 is a whole core"),
+        _i("memory_used_bytes", "bytes", "memory in use, without page cache that can be dropped"),
+        _i("page_cache_bytes", "bytes", "page cache that is counted as the container's"),
+        _i("memory_limit_bytes", "bytes", "its memory limit, at most the host's memory"),
+        _i("disk_read_bytes", "bytes", "read from disks since its start"),
     ),
 )
 
