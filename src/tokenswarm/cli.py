@@ -156,6 +156,60 @@ def doctor(scenario: Path | None, urls: tuple[str, ...], influx_url: str | None,
     sys.exit(run_doctor(scenario, urls, influx_url, out))
 
 
+def _influx_options(command: Any) -> Any:
+    """Where the database is and who we are there; the token itself is never on a command line."""
+    options = [
+        click.option("--influx-url", envvar="TOKENSWARM_INFLUX_URL", metavar="URL",
+                     help="InfluxDB or VictoriaMetrics, as http://127.0.0.1:8086."),
+        click.option("--bucket", "--db", "bucket", envvar="TOKENSWARM_INFLUX_BUCKET",
+                     default="tokenswarm", show_default=True, help="Bucket, or database in 1.x."),
+        click.option("--org", envvar="TOKENSWARM_INFLUX_ORG", default="",
+                     help="Organisation in 2.x."),
+        click.option("--token-file", envvar="TOKENSWARM_INFLUX_TOKEN_FILE",
+                     type=click.Path(path_type=Path), metavar="FILE",
+                     help="File with the token, in 1.x USER:PASSWORD. Else: "
+                     "TOKENSWARM_INFLUX_TOKEN."),
+        click.option("--api", type=click.Choice(["auto", "v1", "v2"]), default="auto",
+                     show_default=True, help="Write API; auto: what the server says."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command(epilog="Exit codes: 0 all is there, 1 something is not, 2 usage or denied.")
+@click.argument("path", type=click.Path(path_type=Path), metavar="RUN_DIR_OR_SPOOL")
+@_influx_options
+@click.option(
+    "--follow/--once",
+    default=False,
+    show_default=True,
+    help="Go on until SIGTERM, or end with what is there now.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to go on trying after SIGTERM, or in vain with --once.",
+)
+@click.option("--quiet", is_flag=True, help="Only the counts at the end, as JSON.")
+def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: Path | None,
+         api: str, follow: bool, drain_s: float, quiet: bool) -> None:  # fmt: skip
+    """Bring what a run or an agent has measured into InfluxDB, once, whatever happens meanwhile.
+
+    \b
+    tokenswarm ship runs/20261122t163015z-k3f9qa --influx-url http://127.0.0.1:8086
+    tokenswarm ship /var/lib/tokenswarm/spool --influx-url http://db:8086 --follow
+    """
+    from tokenswarm.command import database, run_ship
+
+    where = database(influx_url, bucket, org, token_file, api)
+    sys.exit(run_ship(path, where, follow=follow, drain_s=drain_s, quiet=quiet))
+
+
 def _become(argv: list[str]) -> NoReturn:
     """Replace this process: signals, exit code and terminal belong to the run alone."""
     sys.stdout.flush()

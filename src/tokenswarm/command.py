@@ -1,19 +1,26 @@
 """What the command line's commands do, between parsing and the parts that do the work."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenswarm.analysis.gates import check, parse
-from tokenswarm.errors import UsageError
+from tokenswarm.errors import EXIT_GATE_FAILED, EXIT_GOOD, UsageError
 from tokenswarm.scenario.dryrun import plan_text
 from tokenswarm.scenario.load import load, resolve
 from tokenswarm.scenario.model import Scenario
 from tokenswarm.scenario.overrides import override
 from tokenswarm.scenario.urls import target_urls
+
+if TYPE_CHECKING:
+    from tokenswarm.store.influx import Api, Database
 
 HERE = Path(__file__).parent
 MIX = HERE / "load" / "locustfile" / "mix.py"
@@ -110,6 +117,45 @@ def make_report(run_dir: Path, gates: Sequence[str]) -> int:
     from tokenswarm.report.finish import exit_code, finish
 
     return exit_code(finish(run_dir, gates))
+
+
+def database(
+    url: str | None, bucket: str, org: str, token_file: Path | None, api: str
+) -> "Database":
+    """The database that options and environment name. UsageError: none, or no token in a file."""
+    from tokenswarm.store.influx import Database
+
+    if not url:
+        raise UsageError("no database; give --influx-url or TOKENSWARM_INFLUX_URL")
+    token = os.environ.get("TOKENSWARM_INFLUX_TOKEN")
+    if token_file is not None:
+        try:
+            token = token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise UsageError(f"{token_file}: cannot read the token: {e}") from e
+    known: dict[str, Api] = {"v1": "v1", "v2": "v2"}
+    return Database(url, bucket, org, token or None, known.get(api))
+
+
+def run_ship(path: Path, where: "Database", *, follow: bool, drain_s: float, quiet: bool) -> int:
+    """Ship `path`; the counts as JSON on stdout; 0 when all is there, else 1."""
+    import msgspec
+
+    from tokenswarm.store.sender import Patience
+    from tokenswarm.store.ship import Shipper
+
+    def said(text: str) -> None:
+        if not quiet:
+            sys.stderr.write(f"tokenswarm ship: {text}\n")
+
+    patience = Patience(drain_s, follow=follow)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: patience.stop())
+    with closing(Shipper(path, where, patience, said)) as shipper:
+        status = shipper.run(follow=follow)
+    said(status.line())
+    print(msgspec.json.encode(status).decode(), flush=True)
+    return EXIT_GOOD if status.complete else EXIT_GATE_FAILED
 
 
 def run_doctor(

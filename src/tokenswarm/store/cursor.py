@@ -1,0 +1,111 @@
+"""How far a spool has come into one database: a file that is replaced after each acknowledgement.
+
+It lies at SPOOL/ship/DATABASE/cursor.json, with quarantine.jsonl beside it. A shipper that was
+killed goes on from it: what it had sent since is sent again, and a point sent twice is one point.
+"""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from tokenswarm.clock import slug
+from tokenswarm.errors import SpoolError, UsageError
+from tokenswarm.store.influx import Database
+from tokenswarm.store.inventory import Ranges
+from tokenswarm.store.spool import Position
+
+
+class Counts(msgspec.Struct):
+    """Rows that were read, the lines of them that the database has and the ones it refused, by
+    measurement; rows that make no line, by measurement and reason; frames that hold no rows."""
+
+    read: int = 0
+    shipped: dict[str, int] = {}
+    quarantined: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    unreadable_frames: int = 0
+
+
+class Cursor(msgspec.Struct):
+    """What is acknowledged: bytes of each segment, numbers of each source, derived files."""
+
+    database: str
+    schema: int = 1
+    offsets: dict[str, int] = {}
+    ended: list[str] = []
+    seen: dict[str, list[tuple[int, int]]] = {}
+    derived: dict[str, str] = {}
+    counts: Counts = msgspec.field(default_factory=Counts)
+
+    def position(self) -> Position:
+        """Where to follow the spool from."""
+        position = Position(dict(self.offsets), set(self.ended))
+        for source, spans in self.seen.items():
+            position.seen[source] = Ranges()
+            position.seen[source].spans = list(spans)
+        return position
+
+    def move(self, position: Position) -> None:
+        """Everything that `position` has passed is acknowledged."""
+        self.offsets = dict(position.offsets)
+        self.ended = sorted(position.ended)
+        self.seen = {source: list(ranges.spans) for source, ranges in position.seen.items()}
+
+
+class Place:
+    """The folder of one database's cursor and quarantine."""
+
+    def __init__(self, spool: Path, database: Database):
+        what = f"{database.base}\0{database.org}\0{database.name}"
+        digest = hashlib.sha256(what.encode()).hexdigest()[:8]
+        self.path = spool / "ship" / f"{slug(database.name)[:40]}-{digest}"
+        self.cursor = self.path / "cursor.json"
+        self.quarantine = self.path / "quarantine.jsonl"
+        self._database = f"{database.base} {database.name}"
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Be the only shipper here. UsageError: there is another; SpoolError: cannot write."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as e:
+            raise SpoolError(f"{self.path}: cannot write here: {e.strerror}") from e
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(fd)
+            raise UsageError(
+                f"{self.path}: another process ships this spool to that database; wait for it"
+            ) from e
+        self._lock = fd
+
+    def unlock(self) -> None:
+        """Let another shipper in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read(self) -> Cursor:
+        """The cursor as it was left; a new one when there is none. SpoolError: it is damaged."""
+        try:
+            return msgspec.json.decode(self.cursor.read_bytes(), type=Cursor)
+        except FileNotFoundError:
+            return Cursor(self._database)
+        except (OSError, msgspec.DecodeError) as e:
+            raise SpoolError(
+                f"{self.cursor}: not a cursor: {e}; remove it to ship everything once more "
+                "(a point sent twice is one point)"
+            ) from e
+
+    def write(self, cursor: Cursor) -> None:
+        """Replace the cursor in one step. SpoolError: the disk does not take it."""
+        partial = self.cursor.with_suffix(".json.part")
+        try:
+            partial.write_bytes(msgspec.json.encode(cursor))
+            partial.replace(self.cursor)
+        except OSError as e:
+            raise SpoolError(f"{self.cursor}: cannot write: {e.strerror}") from e

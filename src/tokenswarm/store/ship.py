@@ -1,0 +1,188 @@
+"""The shipper: follows a spool into a database, at least once, until told to stop."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tokenswarm.errors import SpoolError, UsageError
+from tokenswarm.store.cursor import Counts, Place
+from tokenswarm.store.frame import Frame
+from tokenswarm.store.influx import Database
+from tokenswarm.store.quarantine import Quarantine
+from tokenswarm.store.rundir import RunDir
+from tokenswarm.store.sender import Batch, GaveUpError, Patience, Sender
+from tokenswarm.store.spool import follow, segments
+
+POLL_S = 0.5
+SAID_S = 5.0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Where shipping stands. `left_out`: rows that make no line, by measurement and reason.
+
+    `lag_bytes` lie in the spool and are not acknowledged, the oldest of them for `lag_s` (None:
+    not known, or nothing). `reason` is the trouble that there is now; `done`: all is there or in
+    quarantine.
+    """
+
+    database: str
+    read: int
+    shipped: dict[str, int]
+    quarantined: dict[str, int]
+    left_out: dict[str, int]
+    damaged_segments: int
+    unreadable_frames: int
+    lag_bytes: int
+    lag_s: float | None
+    batch_lines: int
+    retries: int
+    reason: str
+    done: bool
+
+    @property
+    def complete(self) -> bool:
+        """Every row that can be a point is one."""
+        return self.done and not self.quarantined
+
+    def line(self) -> str:
+        """One line for a person."""
+        shipped, quarantined, left_out = (
+            sum(counts.values()) for counts in (self.shipped, self.quarantined, self.left_out)
+        )
+        lag = f", {self.lag_bytes} bytes behind" if self.lag_bytes else ""
+        trouble = f"; {self.reason}" if self.reason else ""
+        return (
+            f"read {self.read}, shipped {shipped}, quarantined {quarantined}, "
+            f"left out {left_out}{lag}{trouble}"
+        )
+
+
+def spool_of(path: Path) -> tuple[Path, RunDir | None]:
+    """The spool that `path` names, a run directory or a spool. UsageError: neither."""
+    run = RunDir(path)
+    if run.spool.is_dir():
+        return run.spool, run
+    if path.is_dir():
+        return path, None
+    raise UsageError(f"{path}: no such folder; give a run directory or a spool")
+
+
+class Shipper:
+    """One spool on its way into one database.
+
+    UsageError: another process ships it there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        database: Database,
+        patience: Patience,
+        said: Callable[[str], None] = lambda text: None,
+        **sending: Any,
+    ):
+        self._spool, self._run = spool_of(path)
+        self._database, self._patience, self._said = database, patience, said
+        self._place = Place(self._spool, database)
+        self._place.lock()
+        self._cursor = self._place.read()
+        self._position = self._cursor.position()
+        self._quarantine = Quarantine(self._place.quarantine)
+        self._sender = Sender(database, self._quarantine, patience, said=said, **sending)
+        self._oldest_unix_ns: int | None = None
+        self._said_s = time.monotonic()
+        self._done = False
+
+    def run(self, *, follow: bool) -> Status:
+        """Ship until the spool is empty, or with `follow` until told to stop and empty.
+
+        Ends early, with `done` False, when the patience does. UsageError: the database denies us.
+        """
+        try:
+            while True:
+                last = self._patience.stopping or not follow
+                if self._pass() == 0 and last:
+                    self._done = True
+                    break
+                if not last:
+                    self._patience.idle(POLL_S)
+        except GaveUpError as e:
+            self._said(f"gave up: {e}")
+        return self.status()
+
+    def close(self) -> None:
+        self._sender.close()
+        self._place.unlock()
+
+    def status(self) -> Status:
+        counts = self._cursor.counts
+        behind = _bytes(self._spool) - sum(self._cursor.offsets.values())
+        oldest = self._oldest_unix_ns
+        return Status(
+            database=self._cursor.database,
+            read=counts.read,
+            shipped=dict(sorted(counts.shipped.items())),
+            quarantined=dict(sorted(counts.quarantined.items())),
+            left_out=dict(sorted(counts.left_out.items())),
+            damaged_segments=len(self._position.damages),
+            unreadable_frames=counts.unreadable_frames,
+            lag_bytes=max(0, behind),
+            lag_s=None if oldest is None else max(0.0, (time.time_ns() - oldest) / 1e9),
+            batch_lines=self._sender.size,
+            retries=self._sender.retries,
+            reason=self._sender.reason,
+            done=self._done,
+        )
+
+    def _pass(self) -> int:
+        """Ship what is in the spool now; the number of rows."""
+        batch, counts, rows = Batch(), Counts(), 0
+        for frame in follow(self._spool, self._position):
+            if self._oldest_unix_ns is None:
+                self._oldest_unix_ns = frame.created_unix_ns
+            rows += frame.count
+            _take(batch, frame, counts)
+            if len(batch.pairs) >= self._sender.size:
+                self._flush(batch, counts)
+                batch, counts = Batch(), Counts()
+        self._flush(batch, counts)
+        return rows
+
+    def _flush(self, batch: Batch, counts: Counts) -> None:
+        """Send, and only then move the cursor."""
+        if batch.pairs:
+            self._sender.send(batch, counts)
+        if batch.pairs or counts.unreadable_frames:
+            self._cursor.move(self._position)
+            _add(self._cursor.counts, counts)
+            self._place.write(self._cursor)
+        self._oldest_unix_ns = None
+        if time.monotonic() - self._said_s >= SAID_S:
+            self._said_s = time.monotonic()
+            self._said(self.status().line())
+
+
+def _take(batch: Batch, frame: Frame, counts: Counts) -> None:
+    try:
+        pairs = frame.rows()
+    except SpoolError:
+        counts.unreadable_frames += 1
+        return
+    counts.read += len(pairs)
+    batch.add(frame.source, frame.first_seq, pairs)
+
+
+def _add(to: Counts, more: Counts) -> None:
+    to.read += more.read
+    to.unreadable_frames += more.unreadable_frames
+    for name in ("shipped", "quarantined", "left_out"):
+        counts: dict[str, int] = getattr(to, name)
+        for key, n in getattr(more, name).items():
+            counts[key] = counts.get(key, 0) + n
+
+
+def _bytes(spool: Path) -> int:
+    return sum(path.stat().st_size for paths in segments(spool).values() for path in paths)
