@@ -1,4 +1,3 @@
-import os
 import resource
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests import schema_rows
 from tests.schema_rows import tick
+from tests.small_disk import small_disk
 from tokenswarm.errors import SpoolError
 from tokenswarm.store.frame import HEADER_BYTES, MAGIC, unpack
 from tokenswarm.store.inventory import Ranges
@@ -77,7 +77,7 @@ def test_a_frame_says_what_was_written_and_where(tmp_path: Path) -> None:
         assert (first.source, first.first_seq, first.count, first.end) == ("gpu-a", 0, 1, 1)
         assert (second.first_seq, second.count, writer.next_seq) == (1, 2, 3)
         path = only_segment(tmp_path)
-        assert writer.bytes_written == path.stat().st_size
+        assert writer.held_bytes == path.stat().st_size
         assert path.read_bytes()[second.offset :] == second.data
         assert list(frames(path, [])) == [first, second]
 
@@ -129,18 +129,74 @@ def test_a_segment_cut_anywhere_gives_every_frame_before_the_cut(tmp_path: Path)
             assert damage.bytes_lost == cut - damage.offset
 
 
-def test_a_flipped_byte_anywhere_is_found_and_ends_the_segment(tmp_path: Path) -> None:
-    written(tmp_path, batches=2)
+def test_a_flipped_byte_anywhere_costs_one_frame_and_is_told_with_its_place(
+    tmp_path: Path,
+) -> None:
+    written(tmp_path, batches=3)
     path = only_segment(tmp_path)
-    whole, (first, second) = path.read_bytes(), list(frames(path, []))
+    whole, good = path.read_bytes(), list(frames(path, []))
+    starts = [0, *(f.offset for f in good), len(whole)]
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
+        hit = max(i for i, start in enumerate(starts) if start <= at)
         damages: list[Damage] = []
-        good = list(frames(path, damages))
-        assert good == ([first] if at >= second.offset else [])
+        # hit 0 is the mark before the first frame
+        assert list(frames(path, damages)) == [f for i, f in enumerate(good, 1) if i != hit]
         (damage,) = damages
-        assert damage.bytes_lost > 0
+        assert (damage.path, damage.offset) == (path, starts[hit])
+        assert damage.bytes_lost == starts[hit + 1] - starts[hit]
         assert damage.reason
+
+
+holes = st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=300))
+
+
+@given(st.lists(holes, min_size=1, max_size=4))
+def test_whatever_is_overwritten_every_untouched_frame_is_read(
+    damage: list[tuple[int, bytes]],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written(folder, batches=8)
+        path = only_segment(folder)
+        whole, good = path.read_bytes(), list(frames(path, []))
+        torn = bytearray(whole)
+        for at, text in damage:
+            torn[at : at + len(text)] = text
+        path.write_bytes(torn)
+        damages: list[Damage] = []
+        found = list(frames(path, damages))
+        spans = [(f, slice(f.offset, f.offset + len(f.data))) for f in good]
+        assert found == [f for f, span in spans if torn[span] == whole[span]]
+        mark = len(MAGIC) if torn.startswith(MAGIC) else 0
+        lost = sum(d.bytes_lost for d in damages)
+        assert mark + sum(len(f.data) for f in found) + lost == len(torn)
+
+
+def test_a_segment_that_ends_in_zeros_gives_what_came_before(tmp_path: Path) -> None:
+    sent = written(tmp_path)
+    with only_segment(tmp_path).open("ab") as f:
+        f.write(bytes(1 << 20))
+    assert read(tmp_path) == sent
+    (damage,) = inventory(tmp_path)["w0"].damages
+    assert damage.bytes_lost == 1 << 20
+
+
+def test_after_damage_in_the_middle_a_restart_uses_no_number_twice(tmp_path: Path) -> None:
+    sent = written(tmp_path, batches=3)
+    path = only_segment(tmp_path)
+    middle = list(frames(path, []))[1]
+    flip(path, middle.offset + HEADER_BYTES)
+    with Writer(tmp_path, "w0") as writer:
+        assert writer.next_seq == 9
+    assert read(tmp_path) == sent[:3] + sent[6:]
+    assert inventory(tmp_path)["w0"].gaps == [(3, 6)]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 def test_a_file_of_another_kind_is_damage_not_rows(tmp_path: Path) -> None:
@@ -177,7 +233,7 @@ def test_a_restart_goes_on_in_a_new_segment(tmp_path: Path) -> None:
     assert read(tmp_path) == sent
     with Writer(tmp_path, "w0") as writer:
         assert writer.next_seq == len(sent)
-        assert writer.bytes_written == sum(p.stat().st_size for p in tmp_path.glob("*.spool"))
+        assert writer.held_bytes == sum(p.stat().st_size for p in tmp_path.glob("*.spool"))
 
 
 def test_a_writer_killed_with_kill_9_leaves_every_acknowledged_row(tmp_path: Path) -> None:
@@ -304,28 +360,23 @@ def test_a_write_cut_short_by_the_system_is_taken_back(tmp_path: Path, limit: in
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 64 * 1024) as folder:
+        yield folder
 
 
-def test_a_full_disk_loses_nothing_acknowledged_and_writing_goes_on(small_disk: Path) -> None:
-    ballast = small_disk / "ballast"
+def test_a_full_disk_loses_nothing_acknowledged_and_writing_goes_on(disk: Path) -> None:
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(20_000))
-    with Writer(small_disk / "spool", "w0") as writer:
+    with Writer(disk / "spool", "w0") as writer:
         sent, said = append_until_refused(writer)
         assert "No space left on device" in said
         assert sent
-        assert read(small_disk / "spool") == sent
+        assert read(disk / "spool") == sent
         ballast.unlink()
         writer.append([tick(99)])
-    assert read(small_disk / "spool") == [*sent, tick(99)[1]]
-    assert inventory(small_disk / "spool")["w0"].damages == []
+    assert read(disk / "spool") == [*sent, tick(99)[1]]
+    assert inventory(disk / "spool")["w0"].damages == []
 
 
 def test_frames_over_a_link_arrive_once_in_any_repetition(tmp_path: Path) -> None:
@@ -409,3 +460,18 @@ def test_following_waits_for_an_unfinished_tail_and_gives_it_up_with_the_next_se
     written(tmp_path, batches=1)
     assert [f.first_seq for f in follow(tmp_path, position)] == [6]
     assert [(d.path, d.offset, d.bytes_lost) for d in position.damages] == [(path, len(whole), 4)]
+
+
+def test_following_passes_over_damage_as_soon_as_something_comes_after_it(tmp_path: Path) -> None:
+    with Writer(tmp_path, "w0") as writer:
+        first, second = writer.append([tick(0)]), writer.append([tick(1)])
+        flip(only_segment(tmp_path), second.offset)
+        position = Position()
+        assert list(follow(tmp_path, position)) == [first]
+        assert position.damages == []
+        third = writer.append([tick(2)])
+        assert list(follow(tmp_path, position)) == [third]
+        assert list(follow(tmp_path, position)) == []
+        (damage,) = position.damages
+        assert (damage.offset, damage.bytes_lost) == (second.offset, len(second.data))
+        assert position.seen["w0"].gaps() == [(1, 2)]

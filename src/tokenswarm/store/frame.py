@@ -5,8 +5,8 @@
              | created_unix_ns i64 | payload          (little endian, 28 bytes before the payload)
     payload  msgpack [[measurement, row], ...], rows in schema order
 
-A frame is either whole or not there: the first one that is cut short or fails its checksum ends
-what can be read of a segment.
+A frame is either whole or not there. One that is cut short or fails its checksum is damage, and
+reading goes on at the next frame whose checksum holds.
 """
 
 import os
@@ -28,6 +28,11 @@ SEGMENT = re.compile(r"(?P<source>[a-z0-9][a-z0-9_-]{0,60})-(?P<number>[0-9]{6,1
 _CRC = struct.Struct("<I")
 _META = struct.Struct("<IQIq")
 HEADER_BYTES = _CRC.size + _META.size
+
+# Where a frame may begin, 13 bytes before the match: first_seq below 2**40, 1 to 2**24 rows,
+# written between 2015 and 2151. A segment of zeros has none.
+_LIKELY = re.compile(rb"(?s)(?=\0\0\0(?!\0\0\0)...\0.{7}[\x14-\x4f])")
+_LIKELY_AT = _CRC.size + 4 + 5
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[str, list[Any]]]).decode
@@ -74,7 +79,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Where a segment stops being readable and why; `bytes_lost` from there to its end."""
+    """Where a segment cannot be read and why: `bytes_lost` to the next good frame or its end."""
 
     path: Path
     offset: int
@@ -115,21 +120,43 @@ def source_of(path: Path) -> str:
 def frames(path: Path, damages: list[Damage], offset: int = 0) -> Iterator[Frame]:
     """The good frames of one segment from `offset` on, in order.
 
-    Stops at the first that is not whole and appends what it found there to `damages`. An empty
-    file (its writer was killed before the first frame) is no damage.
+    What lies between them and after them is appended to `damages`. An empty file (its writer was
+    killed before the first frame) is no damage.
     """
     source = source_of(path)
     with path.open("rb") as f:
         size = os.fstat(f.fileno()).st_size
-        try:
-            offset = max(offset, _skip_magic(f, size))
-            f.seek(offset)
-            while offset < size:
-                frame = unpack(source, _one(f, size - offset), offset)
-                offset += len(frame.data)
-                yield frame
-        except SpoolError as e:
-            damages.append(Damage(path, offset, str(e), size - offset))
+        end_seq = 0
+        while offset < size:
+            try:
+                offset = offset or _skip_magic(f, size)
+                f.seek(offset)
+                frame = unpack(source, _one(f, size - offset), offset) if offset < size else None
+            except SpoolError as e:
+                frame = _next_good(f, source, offset, end_seq)
+                end = frame.offset if frame else size
+                damages.append(Damage(path, offset, str(e), end - offset))
+            if frame is None:
+                return
+            offset, end_seq = frame.offset + len(frame.data), frame.end
+            yield frame
+
+
+def _next_good(f: BinaryIO, source: str, offset: int, end_seq: int) -> Frame | None:
+    """The first whole frame that begins after `offset`, with rows from `end_seq` on."""
+    f.seek(offset)
+    data = f.read()
+    for match in _LIKELY.finditer(data):
+        at = match.start() - _LIKELY_AT
+        if at < 1:
+            continue
+        length, first_seq, _, _ = _META.unpack_from(data, at + _CRC.size)
+        if first_seq >= end_seq and at + HEADER_BYTES + length <= len(data):
+            try:
+                return unpack(source, data[at : at + HEADER_BYTES + length], offset + at)
+            except SpoolError:
+                continue
+    return None
 
 
 def _skip_magic(f: BinaryIO, size: int) -> int:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 
 from tokenswarm.store.frame import Damage, Frame
+from tokenswarm.store.room import Removed
 
 
 class Ranges:
-    """The sequence numbers seen, as sorted, disjoint `[first, end)`."""
+    """The sequence numbers seen, as sorted, disjoint `[first, end)`; those before `start` are not
+    missed."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
         self.spans: list[tuple[int, int]] = []
 
     def add(self, first: int, end: int) -> list[tuple[int, int]]:
@@ -27,8 +30,8 @@ class Ranges:
         return new
 
     def gaps(self) -> list[tuple[int, int]]:
-        """The `[first, end)` missing between 0 and the last number seen."""
-        ends = [0, *(b for _, b in self.spans)]
+        """The `[first, end)` missing between the start and the last number seen."""
+        ends = [self.start, *(b for _, b in self.spans)]
         return [(end, a) for end, (a, _) in zip(ends, self.spans, strict=False) if end < a]
 
 
@@ -44,7 +47,10 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @dataclass(slots=True)
 class Inventory:
-    """What was found of one source: rows counted once, gaps and damages named."""
+    """What was found of one source: rows counted once, gaps and damages named.
+
+    `removed` is what a bounded spool has let go of: its rows are no gap.
+    """
 
     segments: int = 0
     bytes: int = 0
@@ -52,6 +58,7 @@ class Inventory:
     repeated_rows: int = 0
     damages: list[Damage] = field(default_factory=list)
     seen: Ranges = field(default_factory=Ranges)
+    removed: Removed = field(default_factory=Removed)
 
     @property
     def first_seq(self) -> int | None:

@@ -11,16 +11,18 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from tokenswarm.errors import SpoolError
-from tokenswarm.store.frame import MAGIC, SEGMENT, Damage, Frame, Pair, Row, frames, pack, unpack
-from tokenswarm.store.inventory import Inventory, Ranges
+from tokenswarm.store.frame import MAGIC, Damage, Frame, Pair, frames, pack, unpack
+from tokenswarm.store.inventory import Inventory
+from tokenswarm.store.reading import Batch, Position, Reader, follow, inventory, rows
+from tokenswarm.store.room import Full, Removed, Room, Shipped
 from tokenswarm.store.row import Monotonic, check_row
 from tokenswarm.store.rundir import SOURCE
+from tokenswarm.store.segment import number_of, segments
 
 __all__ = [
     "Batch",
@@ -42,21 +44,18 @@ __all__ = [
 SEGMENT_BYTES = 64 * 2**20
 
 
-def segments(folder: Path) -> dict[str, list[Path]]:
-    """The segments of each source in `folder`, both in order; none when there is no folder."""
-    found: dict[str, list[tuple[int, Path]]] = {}
-    for name in os.listdir(folder) if folder.is_dir() else ():  # noqa: PTH208, polled often
-        if match := SEGMENT.fullmatch(name):
-            found.setdefault(match["source"], []).append((int(match["number"]), folder / name))
-    return {source: [path for _, path in sorted(found[source])] for source in sorted(found)}
-
-
 class Writer:
     """Appends one source's rows to `folder`. Not for several threads at once.
 
-    Reopening a source goes on after its last good frame, in a new segment. `max_bytes` bounds
-    what the source may hold on disk, earlier segments included. `check` holds every row against
-    the schema (costs more than writing it). SpoolError when the source has a writer already.
+    Reopening a source goes on after its last good frame, in a new segment. `check` holds every
+    row against the schema (costs more than writing it). SpoolError when the source has a writer
+    already.
+
+    `max_bytes` bounds what the source may hold on disk, earlier segments included. When it is
+    reached, `full="refuse"` refuses rows and drops none: a run's spool. `full="drop"` removes
+    the oldest segments and counts them in `removed`: what an agent samples between runs. It also
+    removes what has been `shipped`, the number of the first row that has not been, as soon as a
+    segment ends.
     """
 
     def __init__(
@@ -66,20 +65,46 @@ class Writer:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         max_bytes: int | None = None,
+        full: Full = "refuse",
+        shipped: Shipped | None = None,
         check: bool = False,
     ):
         if not SOURCE.fullmatch(source):
             raise SpoolError(f"{source!r} is no source: up to 61 of a-z 0-9 _ -, no - or _ first")
         self.folder, self.source = folder, source
         self._segment_bytes, self._max_bytes, self._check = segment_bytes, max_bytes, check
+        self._dropping = full == "drop"
+        if self._dropping and max_bytes is not None:
+            # what goes is a whole segment: an eighth at a time
+            self._segment_bytes = min(segment_bytes, max_bytes // 8)
         self._fd: int | None = None
         self._path = folder
         self._size = 0
         self._lock: int | None = _lock(folder, source)
-        earlier = segments(folder).get(source, [])
-        self._number = _number(earlier[-1]) + 1 if earlier else 0
-        self.next_seq = _end_of(earlier)
-        self.bytes_written = sum(path.stat().st_size for path in earlier)
+        try:
+            earlier = segments(folder).get(source, [])
+            self._room = Room(folder, source, earlier, shipped if self._dropping else None)
+            if self._dropping:
+                self._room.remember()
+            gone = self._room.removed
+            self._number = max([gone.segment, *map(number_of, earlier)]) + 1
+            self.next_seq = max(gone.end_seq, _end_of(earlier))
+            self._drop_shipped()
+        except BaseException as e:
+            self.close()
+            if isinstance(e, OSError):
+                raise SpoolError(f"{folder}: cannot open the spool of {source}: {e}") from e
+            raise
+
+    @property
+    def held_bytes(self) -> int:
+        """What the source holds on disk."""
+        return self._room.held_bytes
+
+    @property
+    def removed(self) -> Removed:
+        """What a bounded spool has let go of, this writer's predecessors included."""
+        return self._room.removed
 
     def append(self, rows: Sequence[Pair]) -> Frame:
         """Write `rows` as one frame and return it: acknowledged.
@@ -129,32 +154,61 @@ class Writer:
         self._make_room(len(frame.data))
         offset = self._size or len(MAGIC)
         data = frame.data if self._size else MAGIC + frame.data
+        while not self._written(data):
+            pass
+        self._size += len(data)
+        self._room.held_bytes += len(data)
+        self.next_seq = frame.end
+        return Frame(
+            frame.source, frame.first_seq, frame.count, frame.created_unix_ns, frame.data, offset
+        )
+
+    def _written(self, data: bytes) -> bool:
+        """Write `data` or nothing; False when the disk was full and has been given some room."""
         try:
             _write_all(self._open_fd(), data)
         except BaseException as e:
             self._take_back()
             if not isinstance(e, OSError):
                 raise
+            if e.errno == errno.ENOSPC and self._fd is not None and self._drop_shipped():
+                return False
             raise SpoolError(
                 f"{self._path}: cannot append {len(data)} bytes: {os.strerror(e.errno or 0)}; "
                 "what was acknowledged is safe, append again when there is room"
             ) from e
-        self._size += len(data)
-        self.bytes_written += len(data)
-        self.next_seq = frame.end
-        return Frame(
-            frame.source, frame.first_seq, frame.count, frame.created_unix_ns, frame.data, offset
-        )
+        return True
 
     def _make_room(self, length: int) -> None:
-        """Begin another segment when this one is full; refuse what goes over `max_bytes`."""
+        """Begin another segment when this one is full; keep to `max_bytes`."""
         if self._size > len(MAGIC) and self._size + length > self._segment_bytes:
             self._end_segment()
-        if self._max_bytes is not None and self.bytes_written + length > self._max_bytes:
-            raise SpoolError(
-                f"{self.folder}: {self.source} holds {self.bytes_written} bytes and may hold "
-                f"{self._max_bytes}; raise the limit or move finished runs away"
-            )
+            self._drop_shipped()
+        if self._max_bytes is None or self.held_bytes + length <= self._max_bytes:
+            return
+        if self._dropping and length + len(MAGIC) <= self._max_bytes:
+            self._drop_oldest(self._max_bytes - length - len(MAGIC))
+            return
+        raise SpoolError(
+            f"{self.folder}: {self.source} holds {self.held_bytes} bytes and may hold "
+            f"{self._max_bytes}; raise the limit or move finished runs away"
+        )
+
+    def _drop_oldest(self, limit_bytes: int) -> None:
+        try:
+            self._room.drop_oldest(limit_bytes, self.next_seq)
+            if self.held_bytes > limit_bytes:
+                self._end_segment()
+                self._room.drop_oldest(limit_bytes, self.next_seq)
+        except OSError as e:
+            raise SpoolError(f"{self.folder}: cannot drop old segments: {e}") from e
+
+    def _drop_shipped(self) -> bool:
+        """Remove what is safe elsewhere; whether there was any."""
+        try:
+            return self._dropping and self._room.drop_shipped(self.next_seq) > 0
+        except OSError as e:
+            raise SpoolError(f"{self.folder}: cannot drop what was shipped: {e}") from e
 
     def _open_fd(self) -> int:
         if self._fd is None:
@@ -165,18 +219,20 @@ class Writer:
         return self._fd
 
     def _take_back(self) -> None:
-        """Cut a half-written frame off, else leave the segment: readers stop at its good end."""
+        """Cut a half-written frame off, else leave the segment: readers skip what is not whole."""
         if self._fd is None:
             return
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
+            self._room.end(self._path, self._size)
             fd, self._fd, self._size = self._fd, None, 0
             os.close(fd)
 
     def _end_segment(self) -> None:
         if self._fd is None:
             return
+        self._room.end(self._path, self._size)
         fd, self._fd, self._size = self._fd, None, 0
         try:
             os.fsync(fd)
@@ -213,10 +269,6 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _number(path: Path) -> int:
-    return int(path.stem.rsplit("-", 1)[1])
-
-
 def _end_of(paths: list[Path]) -> int:
     """The sequence number after the last good frame."""
     for path in reversed(paths):
@@ -226,109 +278,3 @@ def _end_of(paths: list[Path]) -> int:
         if end is not None:
             return end
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one source, numbered from `first_seq` on, not seen before."""
-
-    source: str
-    first_seq: int
-    rows: list[Pair]
-
-
-class Reader:
-    """One pass over all sources of a folder; `sources` is the inventory of what was passed."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.sources: dict[str, Inventory] = {}
-
-    def frames(self) -> Iterator[Frame]:
-        """Every good frame with something new in it."""
-        for _, frame in self._all():
-            if self.sources[frame.source].add(frame):
-                yield frame
-
-    def batches(self) -> Iterator[Batch]:
-        """Every row once, decoded."""
-        for path, frame in self._all():
-            found = self.sources[frame.source]
-            try:
-                rows = frame.rows()
-            except SpoolError as e:
-                found.damages.append(Damage(path, frame.offset, str(e), len(frame.data)))
-                continue
-            for first, end in found.add(frame):
-                at = first - frame.first_seq
-                new = rows if end - first == len(rows) else rows[at : at + end - first]
-                yield Batch(frame.source, first, new)
-
-    def _all(self) -> Iterator[tuple[Path, Frame]]:
-        for source, paths in segments(self.folder).items():
-            found = self.sources[source] = Inventory()
-            for path in paths:
-                found.segments += 1
-                found.bytes += path.stat().st_size
-                for frame in frames(path, found.damages):
-                    yield path, frame
-
-
-def rows(
-    folder: Path, found: dict[str, Inventory] | None = None
-) -> Iterator[tuple[str, int, str, Row]]:
-    """Every row of every source once: `(source, seq, measurement, row)`.
-
-    `found`, when given, is filled with the inventory of each source (gaps and damages in it).
-    """
-    reader = Reader(folder)
-    if found is not None:
-        reader.sources = found
-    for batch in reader.batches():
-        for seq, (measurement, row) in enumerate(batch.rows, batch.first_seq):
-            yield batch.source, seq, measurement, row
-
-
-def inventory(folder: Path) -> dict[str, Inventory]:
-    """What lies in `folder`, by source. Reads and checks every frame, decodes none."""
-    reader = Reader(folder)
-    for _ in reader.frames():
-        pass
-    return reader.sources
-
-
-@dataclass(slots=True)
-class Position:
-    """How far `follow` has come: bytes read of each segment, numbers seen of each source."""
-
-    offsets: dict[str, int] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)
-    seen: dict[str, Ranges] = field(default_factory=dict)
-    damages: list[Damage] = field(default_factory=list)
-
-
-def follow(folder: Path, position: Position, source: str | None = None) -> Iterator[Frame]:
-    """What was appended since the last call with this `position`; of one `source` or of all.
-
-    An unfinished tail of a source's last segment is left for the next call: its writer may be at
-    it. Once a later segment exists it never ends, and joins `position.damages`.
-    """
-    for name, paths in segments(folder).items():
-        if source in (None, name):
-            seen = position.seen.setdefault(name, Ranges())
-            for path in paths:
-                if path.name not in position.ended:
-                    yield from _follow_segment(path, position, seen, last=path == paths[-1])
-
-
-def _follow_segment(path: Path, position: Position, seen: Ranges, *, last: bool) -> Iterator[Frame]:
-    offset = position.offsets.get(path.name, 0)
-    damages: list[Damage] = []
-    if path.stat().st_size > offset:
-        for frame in frames(path, damages, offset):
-            position.offsets[path.name] = frame.offset + len(frame.data)
-            if seen.add(frame.first_seq, frame.end):
-                yield frame
-    if not last:
-        position.ended.add(path.name)
-        position.damages += damages
