@@ -110,10 +110,11 @@ def demo(workers: int, duration_s: float | None, out: Path) -> None:
 @click.option("--seed", type=int, default=1, show_default=True)
 def sim(profile: str, host: str, port: int, control_port: int, truth: Path | None,
         speed: float, seed: int) -> None:  # fmt: skip
-    """Serve a simulated GPU with an Ollama-like server: PROFILE is a name or a YAML file.
+    """Serve a simulated GPU and the servers that share it: PROFILE is a name or a YAML file.
 
     \b
     tokenswarm sim rtx5090
+    tokenswarm sim three-vllm
     tokenswarm sim rtx5090-crowded --port 0 --truth truth.jsonl --speed 4
     """
     from tokenswarm.command import serve_sim

@@ -188,7 +188,8 @@ def serve_sim(
 
     def ready(endpoints: Endpoints) -> None:
         print(msgspec.json.encode(endpoints).decode(), flush=True)
-        sys.stderr.write(f"simulated Ollama at {endpoints.ollama_url}, Ctrl-C ends it\n")
+        served = ", ".join(f"{name} at {url}" for name, url in endpoints.urls.items())
+        sys.stderr.write(f"simulated: {served}; Ctrl-C ends it\n")
 
     try:
         serve(

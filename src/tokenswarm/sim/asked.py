@@ -24,6 +24,7 @@ class ApiError(Exception):
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -45,6 +46,8 @@ class Body(msgspec.Struct, frozen=True):
     options: Options | None = None
     keep_alive: float | str | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    ignore_eos: bool = False
     stream_options: StreamOptions | None = None
     encoding_format: str | None = None
 

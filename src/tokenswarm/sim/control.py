@@ -1,19 +1,17 @@
-"""The control port: what this is, the GPU as NVML would show it, knobs, the end."""
+"""The control port: what this is, the GPU as NVML would show it, knobs, servers, the end."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tokenswarm.sim import http
-from tokenswarm.sim.clock import WallClock, now_s
+from tokenswarm.sim.clock import now_s
+from tokenswarm.sim.fleet import Box, Fleet
 from tokenswarm.sim.formats import encode
-from tokenswarm.sim.gpu import Gpu
-from tokenswarm.sim.http import Listener, Reply, Request
+from tokenswarm.sim.http import Reply, Request
 from tokenswarm.sim.knobs import ProfileError
-from tokenswarm.sim.settings import KnobBoard
 
 
 class KnobChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,29 +21,34 @@ class KnobChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
 
 
+class ServerChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /servers`: end, kill, start or restart the process of a server of one model."""
+
+    server: str
+    action: Literal["stop", "kill", "start", "restart"]
+
+
 class Control:
-    """GET / and /gpu and /knobs and /truth/path; POST /knobs and /shutdown."""
+    """GET / and /gpu and /knobs and /servers and /truth/path; POST /knobs, /servers and
+    /shutdown."""
 
     def __init__(
         self,
         about: dict[str, Any],
-        arrivals: Callable[[], int],
-        gpu: Gpu,
-        board: KnobBoard,
-        clock: WallClock,
+        box: Box,
+        fleet: Fleet,
         truth: Path | None,
         stop: asyncio.Event,
     ):
-        self._about, self._arrivals = about, arrivals
-        self._gpu, self._board = gpu, board
-        self._clock, self._truth, self._stop = clock, truth, stop
-        self.served: Listener | None = None
+        self._about, self._box, self._fleet = about, box, fleet
+        self._gpu, self._board, self._clock = box.gpu, box.board, box.clock
+        self._truth, self._stop = truth, stop
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request."""
         what = (request.method, request.path)
         if what == ("GET", "/"):
-            about = {"simulation": True, **self._about, "arrivals": self._arrivals()}
+            about = {"simulation": True, **self._about, "arrivals": self._box.log.arrivals}
             reply.whole(200, encode(about))
         elif what == ("GET", "/gpu"):
             now = now_s()
@@ -56,6 +59,10 @@ class Control:
             reply.whole(200, encode(self._board.as_json()))
         elif what == ("POST", "/knobs"):
             await self._change(request, reply)
+        elif what == ("GET", "/servers"):
+            reply.whole(200, encode(self._fleet.states()))
+        elif what == ("POST", "/servers"):
+            self._act(request, reply)
         elif what == ("POST", "/shutdown"):
             reply.whole(200, b'{"stopping":true}')
             self._stop.set()
@@ -69,14 +76,20 @@ class Control:
         except (msgspec.DecodeError, ProfileError) as e:
             reply.whole(400, encode({"error": str(e)}))
             return
-        if self.served is not None:
-            await follow_refuse(self.served, self._board)
+        await self._fleet.follow_knobs()
         reply.whole(200, encode(self._board.as_json()))
 
-
-async def follow_refuse(listener: Listener, board: KnobBoard) -> None:
-    """Listen or not, as the knob `refuse` says."""
-    if board.refuse:
-        listener.refuse()
-    else:
-        await listener.open()
+    def _act(self, request: Request, reply: Reply) -> None:
+        try:
+            change = msgspec.json.decode(request.body, type=ServerChange)
+            if change.server not in self._fleet.singles:
+                known = ", ".join(self._fleet.singles) or "none"
+                raise ProfileError(f"no server {change.server!r}; there are {known}")
+        except (msgspec.DecodeError, ProfileError) as e:
+            reply.whole(400, encode({"error": str(e)}))
+            return
+        if change.action != "start":
+            self._fleet.stop(change.server, "crash" if change.action == "kill" else "control")
+        if change.action in ("start", "restart"):
+            self._fleet.start(change.server)
+        reply.whole(200, encode(self._fleet.states()[change.server]))

@@ -28,10 +28,13 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 class Request:
     """A whole request. `arrived_s`: perf_counter when its last byte was read."""
 
-    __slots__ = ("arrived_s", "body", "headers", "method", "path")
+    __slots__ = ("arrived_s", "body", "headers", "method", "path", "query")
 
-    def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes):
-        self.method, self.path, self.headers, self.body = method, path, headers, body
+    def __init__(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = ""
+    ):
+        self.method, self.path, self.query = method, path, query
+        self.headers, self.body = headers, body
         self.arrived_s = now_s()
 
 
@@ -187,8 +190,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         parser = self._parser
         method = parser.get_method().decode("latin-1")
-        path = unquote(self._url.decode("latin-1").partition("?")[0])
-        request = Request(method, path, self._headers, b"".join(self._body))
+        path, _, query = self._url.decode("latin-1").partition("?")
+        request = Request(method, unquote(path), self._headers, b"".join(self._body), query)
         reply = Reply(
             self,
             head_only=method == "HEAD",
@@ -254,10 +257,14 @@ class Listener:
             for connection in list(self._connections):
                 connection.close_if_idle()
 
-    async def close(self) -> None:
-        """Stop to listen and end every connection."""
+    def drop(self) -> None:
+        """Stop to listen and cut every connection, as when the process dies."""
         self.refuse()
         for connection in list(self._connections):
             connection.transport.abort()
+
+    async def close(self) -> None:
+        """Stop to listen and end every connection."""
+        self.drop()
         while self._connections:
             await asyncio.sleep(0)

@@ -160,9 +160,7 @@ class Inference:
             task.cancel()
             raise
 
-    async def _decode(
-        self, answer: Answer, runner: Runner, dialect: Dialect, reply: Reply
-    ) -> None:
+    async def _decode(self, answer: Answer, runner: Runner, dialect: Dialect, reply: Reply) -> None:
         """Prefill, then the tokens, streamed or all at once."""
         model = self._as_loaded(runner)
         answer.started_s = now_s()

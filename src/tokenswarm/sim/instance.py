@@ -35,7 +35,7 @@ class Coming:
 
 
 class Instance:
-    """The state of one server. `on_up` and `on_down` are told when it can and can't be reached."""
+    """The state of one server. `on_down` is told when it can't be reached any more."""
 
     def __init__(
         self,
@@ -53,11 +53,10 @@ class Instance:
         self.weights_good = True
         self.pid: int | None = None
         self.reserved = 0
-        self.coming: Coming | None = None
+        self.coming: Coming | None = None  # the wake-up that is wanted or being made
         self.running = 0
         self.used_s = now_s()
         self.start_failure: str | None = None
-        self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self._awake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -77,9 +76,6 @@ class Instance:
     async def until_awake(self) -> None:
         await self._awake.wait()
 
-    async def until_idle(self) -> None:
-        await self._idle.wait()
-
     def begin(self) -> None:
         """A request is being served."""
         self.running += 1
@@ -93,15 +89,28 @@ class Instance:
 
     # start and end
 
-    def start_at_once(self) -> None:
-        """Be there, in no time: how a simulation begins."""
+    def start_at_once(self) -> bool:
+        """Be there, in no time: how a simulation begins. False: the GPU has no room."""
         now = now_s()
         self.reserved = self._wanted_bytes(now)
-        self._check_room(now)
+        coming = Coming(self._log.new_load(), "start", None, began_s=now)
+        try:
+            if not self.spec.asleep:
+                self._check_room(now)
+        except StartFailed as e:
+            self.start_failure = str(e)
+            self._log_load(coming, "process_cold", "error")
+            return False
         self.pid = self._gpu.new_pid()
-        self._claim(Ramp(self.reserved, self.reserved, now, now), now)
         self._cache.read(self.model)
-        self._up(Coming(self._log.new_load(), "start", None, began_s=now), "process_cold")
+        if self.spec.asleep:
+            left = self._gpu.spec.context_bytes
+            self._claim(Ramp(left, left, now, now), now)
+            self.state = "asleep"
+            return True
+        self._claim(Ramp(self.reserved, self.reserved, now, now), now)
+        self._up(coming, "process_cold")
+        return True
 
     async def start(self, cause: truth.LoadCause = "control") -> None:
         """Start the process; returns when it serves. StartFailed when the GPU has no room."""
@@ -147,7 +156,7 @@ class Instance:
 
     def stop(self, cause: truth.UnloadCause) -> None:
         """The process ends, at once; who waits for it is cut off."""
-        if self.pid is not None and self.state != "starting":
+        if self.pid is not None:
             now, lag_s = now_s(), self._gpu.spec.free_lag_s
             held = self._gpu.ledger.held(self.pid, now)
             self._log_unload("process", cause, None, held, (now, now, now + lag_s))
@@ -168,17 +177,18 @@ class Instance:
         self.used_s = now_s()
         self._log_load(coming, kind, "ok")
         self._awake.set()
-        self.on_up()
 
     # sleep
 
     async def sleep(
         self, level: Level, cause: truth.UnloadCause, load: int | None = None
     ) -> tuple[float, float]:
-        """Give the memory back, keep the process; returns when memory began to go and was gone."""
+        """Give the memory back, keep the process: first what is being served ends, and what comes
+        from now on waits. Returns when memory began to go and when it was gone."""
         assert self.pid is not None
         self.state, self.level = "sleeping", level
         self._awake.clear()
+        await self._idle.wait()
         now = now_s()
         rate = self.spec.sleep_bytes_per_s
         lasts_s = self.model.file_bytes / rate if level == 1 else self.spec.discard_s
@@ -255,12 +265,12 @@ class Instance:
 
     # truth
 
-    def new_coming(self, cause: truth.LoadCause, demand_s: float, trigger: int | None) -> Coming:
-        return Coming(self._log.new_load(), cause, demand_s, trigger)
+    def want(self, cause: truth.LoadCause, demand_s: float, trigger: int | None) -> Coming:
+        """A wake-up is wanted from now on."""
+        self.coming = Coming(self._log.new_load(), cause, demand_s, trigger)
+        return self.coming
 
-    def _log_load(
-        self, coming: Coming, kind: truth.LoadKind, outcome: truth.LoadOutcome
-    ) -> None:
+    def _log_load(self, coming: Coming, kind: truth.LoadKind, outcome: truth.LoadOutcome) -> None:
         end_ns, maybe = self._clock.unix(now_s()), self._clock.maybe
         row = truth.Load(
             load=coming.load,

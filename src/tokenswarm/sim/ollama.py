@@ -33,7 +33,6 @@ class OllamaServer:
         self._profile, self._scheduler, self._inference = profile, scheduler, inference
         self._version = (profile.ollama or OllamaSpec()).version
         self._board, self._log, self._clock, self._seed = board, log, clock, seed
-        self.arrivals = 0
         self.stopping = False
 
     async def handle(self, request: Request, reply: Reply) -> None:
@@ -90,8 +89,7 @@ class OllamaServer:
 
     async def _infer(self, request: Request, reply: Reply) -> None:
         """Arrival, work, truth; whatever happens, one arrival and one request line."""
-        self.arrivals += 1
-        answer = Answer(self.arrivals, request, self._seed)
+        answer = Answer(self._log.new_arrival(), request, self._seed)
         problem: ApiError | None = None
         try:
             body = asked.parse(request)

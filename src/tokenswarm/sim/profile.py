@@ -90,7 +90,7 @@ class ServerSpec(_Spec, frozen=True, kw_only=True):
     is reserved, and init_s. Level 1 sleep copies the weights to the host's memory at
     sleep_bytes_per_s, waking copies them back at wake_bytes_per_s; level 2 drops them in discard_s,
     and after waking they are garbage until they are loaded again. `weights_backup` (sglang):
-    weights outlast a release."""
+    weights outlast a release. `started`: it runs from the beginning; `asleep`: at level 1."""
 
     name: str
     engine: Literal["vllm", "sglang"]
@@ -98,6 +98,7 @@ class ServerSpec(_Spec, frozen=True, kw_only=True):
     memory_ratio: float
     port: int = 0
     started: bool = True
+    asleep: bool = False
     import_s: float = 20.0
     profile_s: float = 6.0
     init_s: float = 8.0

@@ -1,4 +1,4 @@
-"""A simulation in one process: GPU, scheduler, server and control port on one event loop."""
+"""A simulation in one process: GPU, servers and control port on one event loop."""
 
 import asyncio
 import gc
@@ -11,25 +11,22 @@ from pathlib import Path
 import msgspec
 
 from tokenswarm.sim import truth as truth_file
-from tokenswarm.sim.clock import WallClock, now_s
-from tokenswarm.sim.control import Control, follow_refuse
-from tokenswarm.sim.gpu import Gpu
-from tokenswarm.sim.host import PageCache
+from tokenswarm.sim.clock import WallClock
+from tokenswarm.sim.control import Control
+from tokenswarm.sim.fleet import OLLAMA, Box, Fleet
 from tokenswarm.sim.http import Listener
-from tokenswarm.sim.inference import Inference
-from tokenswarm.sim.ollama import OllamaServer
 from tokenswarm.sim.profile import Profile
-from tokenswarm.sim.scheduler import Scheduler
-from tokenswarm.sim.settings import KnobBoard
 
 FLUSH_S = 0.1
 PARENT_POLL_S = 0.5
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running simulation is reached. `truth`: path of the ground truth file."""
+    """Where a running simulation is reached. `ollama_url` is empty when the profile has no such
+    server, `urls` has every server by name; `truth`: path of the ground truth file."""
 
     ollama_url: str
+    urls: dict[str, str]
     control_url: str
     truth: str | None
     profile: str
@@ -53,7 +50,8 @@ def serve(
 ) -> None:
     """Run until SIGTERM, SIGINT or POST /shutdown; blocks. Port 0: a free one.
 
-    `ready` is called once, when both ports answer. `watch_parent`: end also when standard input
+    `port` is the Ollama-like server's; the others have theirs in the profile. `ready` is called
+    once, when all ports answer. `watch_parent`: end also when standard input
     ends or the parent process dies. OSError when a port is taken or `truth` cannot be written.
     """
     if speed <= 0:
@@ -84,47 +82,33 @@ class _Simulation:
     ) -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        background = [asyncio.create_task(self._flush_often())]
+        box = Box(self._profile, self._speed, self._log, self._clock, self._seed)
+        fleet = Fleet(box, host, port)
+        tasks = [self._flush_often(), *fleet.background()]
+        background = [asyncio.create_task(t) for t in tasks]
         if watch_parent:
             background.append(asyncio.create_task(_watch_parent(stop)))
-        server, scheduler, control, board = self._build(stop)
-        background.append(asyncio.create_task(scheduler.run()))
-        front = Listener(server.handle, host, port)
+        about = {"profile": self._profile.name, "doc": self._profile.doc, "speed": self._speed}
+        about |= {"seed": self._seed, "pid": os.getpid()}
+        control = Control(about, box, fleet, self._truth, stop)
         back = Listener(control.handle, host, control_port)
         try:
-            await front.open()
             await back.open()
-            front.extra_headers = f"x-tokenswarm-sim: {back.url}\r\n"
-            back.extra_headers = front.extra_headers
-            control.served = front
-            await follow_refuse(front, board)
+            back.extra_headers = f"x-tokenswarm-sim: {back.url}\r\n"
+            await fleet.open(back.extra_headers)
             _quiet_gc()
-            ready(self._endpoints(front, back))
+            ready(self._endpoints(fleet.urls(), back))
             await _first_of(stop, background)
         finally:
-            server.stopping = True
-            await front.close()
+            await fleet.close()
             await back.close()
             await _cancel(background)
             self._log.close()
 
-    def _build(self, stop: asyncio.Event) -> tuple[OllamaServer, Scheduler, Control, KnobBoard]:
-        profile, clock = self._profile.sped_up(self._speed), self._clock
-        gpu = Gpu(profile.gpu, profile.co_tenants, now_s())
-        cache = PageCache(profile.host, profile.models)
-        scheduler = Scheduler(profile.ollama, gpu, cache, self._log, clock)
-        scheduler.preload([m for m in profile.models if m.name in profile.ollama.resident])
-        board = KnobBoard(profile, self._speed)
-        inference = Inference(profile, gpu, scheduler, clock, self._speed)
-        server = OllamaServer(profile, scheduler, inference, board, self._log, clock, self._seed)
-        about = {"profile": profile.name, "doc": profile.doc, "speed": self._speed}
-        about |= {"seed": self._seed, "pid": os.getpid()}
-        control = Control(about, lambda: server.arrivals, gpu, board, clock, self._truth, stop)
-        return server, scheduler, control, board
-
-    def _endpoints(self, front: Listener, back: Listener) -> Endpoints:
+    def _endpoints(self, urls: dict[str, str], back: Listener) -> Endpoints:
         return Endpoints(
-            ollama_url=front.url,
+            ollama_url=urls.get(OLLAMA, ""),
+            urls=urls,
             control_url=back.url,
             truth=str(self._truth) if self._truth else None,
             profile=self._profile.name,

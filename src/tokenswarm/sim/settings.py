@@ -13,7 +13,7 @@ class KnobBoard:
     """A model's own knobs go over the server's. Durations are divided by `speed`."""
 
     def __init__(self, profile: Profile, speed: float):
-        self._speed = speed
+        self.speed = speed
         self._server = dict(profile.knobs)
         self._models = {m.name: dict(m.knobs) for m in profile.models}
         self._in_force: dict[str, Knobs] = {}
@@ -26,7 +26,7 @@ class KnobBoard:
         """What holds for requests to `model`."""
         if model not in self._in_force:
             merged = {**self._server, **self._models.get(model, {})}
-            self._in_force[model] = _faster(knob.parse(merged), self._speed)
+            self._in_force[model] = _faster(knob.parse(merged), self.speed)
         return self._in_force[model]
 
     def replace(self, model: str | None, values: dict[str, Any]) -> None:

@@ -164,6 +164,12 @@ class Writer:
         self._encode = msgspec.json.Encoder().encode
         self._lines: list[bytes] = []
         self._loads = 0
+        self.arrivals = 0
+
+    def new_arrival(self) -> int:
+        """The number of the next request, to whatever server."""
+        self.arrivals += 1
+        return self.arrivals
 
     def new_load(self) -> int:
         """The number of the next load, of whatever server."""
