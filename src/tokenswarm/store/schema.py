@@ -250,9 +250,13 @@ SWAP = Measurement(
         _f("energy_j", "J", "drawn in [t0, t5], where at least two samples fall in it"),
         _f("blocked_request_s", "s", "waiting in [t0, t4], added up over all who paid"),
         _f("stall_max_s", "s", "longest silence that a stream of another model had in [t0, t4]"),
-        _f("itl_p95_shift_s", "s", "P95 token gap of other models in [t0, t4], less their warm one"),
+        _f(
+            "itl_p95_shift_s", "s", "P95 token gap of other models in [t0, t4], less their warm one"
+        ),
         _f("ttft_p95_shift_s", "s", "P95 TTFT of overlapping others, less their warm one"),
-        _f("tokens_lost", "", "tokens that other models did not produce in [t0, t4], to their rate"),
+        _f(
+            "tokens_lost", "", "tokens that other models did not produce in [t0, t4], to their rate"
+        ),
     ),
 )
 
@@ -301,11 +305,11 @@ HOST = Measurement(
         _f("cpu_iowait_ratio", "", "CPU idle while a disk was waited for, over all cores, 0..1"),
         _i("memory_total_bytes", "bytes", "memory of the host"),
         _i("memory_used_bytes", "bytes", "memory in use: total without what is available"),
-        _i("page_cache_bytes", "bytes", "page cache: where a model's file is read from again"),
+        _i("page_cache_bytes", "bytes", "page cache of files, without shared memory"),
         _f("disk_read_bytes_per_s", "bytes/s", "disk reads, all disks"),
         _f("disk_written_bytes_per_s", "bytes/s", "disk writes, all disks"),
-        _f("network_received_bytes_per_s", "bytes/s", "received, all interfaces but loopback"),
-        _f("network_sent_bytes_per_s", "bytes/s", "sent, all interfaces but loopback"),
+        _f("network_received_bytes_per_s", "bytes/s", "received by network cards, not loopback"),
+        _f("network_sent_bytes_per_s", "bytes/s", "sent by network cards, not loopback"),
     ),
 )
 

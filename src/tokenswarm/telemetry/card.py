@@ -167,10 +167,15 @@ class Card:
             for p in self.device.first(figure, f"{figure} v2") or ():
                 if p.usedGpuMemory is not None or p.pid not in running:
                     running[p.pid] = p.usedGpuMemory
-        return tuple(
-            GpuProcess(pid=pid, vram_used_bytes=used, model=owners.model(pid))
-            for pid, used in running.items()
-        )
+        found = []
+        for pid, used in running.items():
+            owner = owners.resolve(pid)
+            found.append(
+                GpuProcess(
+                    pid=pid, vram_used_bytes=used, model=owner.model, container=owner.container
+                )
+            )
+        return tuple(found)
 
     def _slow(self) -> dict[str, Any]:
         try:

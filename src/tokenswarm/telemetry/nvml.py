@@ -23,6 +23,8 @@ RESTART_S = 10.0  # how long until NVML is started anew for one; doubles at each
 RESTART_MAX_S = 600.0
 INSTANCES_S = 10.0  # how often MIG instances are looked for
 
+WAY_OUT = "give the container its GPUs (--gpus all), or set telemetry.gpu.source to none"
+
 
 class Nvml:
     """All GPUs of this host. One thread samples; another, inside, reads what takes long."""
@@ -40,6 +42,8 @@ class Nvml:
             count = int(nvml.nvmlDeviceGetCount())
         except nvml.NVMLError as e:
             raise UsageError(f"NVML cannot list the GPUs of this host: {e}") from None
+        if count == 0:
+            raise UsageError(f"NVML runs but lists no GPU: {WAY_OUT}")
         self._calls = calls
         self._cards = tuple(Card(Device(nvml, self._handle(i), calls), i) for i in range(count))
         self._find_instances()
@@ -203,8 +207,7 @@ def _initialised(library: Any) -> Any:
         library.nvmlInit()
     except library.NVMLError as e:
         raise UsageError(
-            f"NVML does not start on this host ({e}): install the NVIDIA driver, give the "
-            "container its GPUs (--gpus all), or set telemetry.gpu.source to none"
+            f"NVML does not start on this host ({e}): install the NVIDIA driver, {WAY_OUT}"
         ) from None
     return library
 

@@ -22,5 +22,5 @@ def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
         from tokenswarm.telemetry.nvml import Nvml
         from tokenswarm.telemetry.owner import Owners
 
-        return Nvml(Owners(tuple(names)))
+        return Nvml(Owners(tuple(names)), pcie=gpu.pcie)
     raise UsageError(f"telemetry.gpu.source {gpu.source!r} is not known here")
