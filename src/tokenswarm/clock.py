@@ -3,7 +3,9 @@
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 NS = 1_000_000_000
 
@@ -56,3 +58,49 @@ RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{6}")
 def slug(text: str) -> str:
     """`text` as a tag value: `[a-z0-9_-]`, `none` when nothing is left."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-") or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question about the time and its answer, in ns: we ask, they get it, they answer, we
+    get it. The outer two are by our clock, the inner two by theirs."""
+
+    asked_ns: int
+    received_ns: int
+    answered_ns: int
+    back_ns: int
+
+    @property
+    def round_trip_ns(self) -> int:
+        """Time on the way, both ways, without their pause between question and answer."""
+        return (self.back_ns - self.asked_ns) - (self.answered_ns - self.received_ns)
+
+    @property
+    def offset_ns(self) -> int:
+        """Our clock minus theirs, if both ways take as long (RFC 5905, section 8, other sign)."""
+        there, back = self.received_ns - self.asked_ns, self.answered_ns - self.back_ns
+        return -(there + back) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """What has to be added to another process's wall clock to move it onto ours. Whatever the
+    ways took, the truth is at most `uncertainty_ns` away."""
+
+    offset_ns: int
+    uncertainty_ns: int
+
+
+def offset_of(exchanges: Sequence[Exchange]) -> Offset:
+    """The offset by the exchange with the shortest round trip, of which there is at least one."""
+    best = min(exchanges, key=lambda e: e.round_trip_ns)
+    return Offset(best.offset_ns, max(0, best.round_trip_ns + 1) // 2)
+
+
+def machine() -> str | None:
+    """The same text in all processes that share this system's clock, containers included; None
+    where the system does not tell (Linux does)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None

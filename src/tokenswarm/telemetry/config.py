@@ -46,6 +46,15 @@ class Containers(msgspec.Struct, frozen=True):
     stats_interval_s: float | None = 1.0
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """An agent to subscribe to, at HOST:PORT. `token` goes over no wire. `gpu` False: its GPU
+    figures are not wanted."""
+
+    address: str
+    token: str | None = None
+    gpu: bool = True
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A feed for the GPU, the host and the containers where they are named, and for each engine.
 
@@ -63,6 +72,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     engine_interval_s: float = 0.5
     host_figures: Host | None = None
     containers: Containers | None = None
+    agents: list[Agent] = []
     models: dict[str, str] = {}
     health: bool = False
     clock_offset_ns: int = 0

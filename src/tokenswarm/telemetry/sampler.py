@@ -21,11 +21,12 @@ import msgspec
 
 from tokenswarm.clock import Clock
 from tokenswarm.errors import TokenswarmError, UsageError
-from tokenswarm.store.spool import Writer
+from tokenswarm.store.spool import SEGMENT_BYTES, Writer
 from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.feed import Feed, Outbox
 from tokenswarm.telemetry.feeds import HealthFeed, feeds
 from tokenswarm.telemetry.health import Health
+from tokenswarm.telemetry.subscriber import Names, Subscriber
 
 MAX_LINE = 1 << 20
 MAX_NOTES = 50
@@ -51,13 +52,16 @@ class Remarks:
 class Sampler:
     """Runs the feeds of `config`. `ended` holds the rows of each source that has ended."""
 
-    def __init__(self, config: Config, clock: Clock | None = None):
-        self._config = config
+    def __init__(
+        self, config: Config, clock: Clock | None = None, segment_bytes: int = SEGMENT_BYTES
+    ):
+        self._config, self._segment_bytes = config, segment_bytes
         self._clock = clock or Clock.anchored(config.t0_unix_ns, config.clock_offset_ns)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._healths: dict[str, Health] = {}
         self.note = Remarks()
+        self.subscribers: list[Subscriber] = []
         self.ended: dict[str, int] = {}
 
     @property
@@ -73,9 +77,18 @@ class Sampler:
         found, about = feeds(self._config, self._clock, self.note)
         for feed in found:
             self.spawn(feed)
+        self._subscribe()
         if self._config.health and found:
             self.spawn(HealthFeed(self._healths, self._config, self._clock))
         return {"gpu": about, "sources": self.sources}
+
+    def last_word(self) -> dict[str, Any]:
+        """After `stop`: rows by source, remarks, and which agent's each source is, and when."""
+        agents = {
+            s.name: {"sources": list(s.rows), "gpu": s.gpu, "clocks": s.clocks}
+            for s in self.subscribers
+        }
+        return {"ended": self.ended, "notes": self.notes, "agents": agents}
 
     def spawn(self, feed: Feed) -> None:
         """Give `feed` a thread and a source."""
@@ -87,8 +100,23 @@ class Sampler:
     def stop(self) -> None:
         """Let every thread finish its look and close its spool."""
         self._stop.set()
+        for subscriber in self.subscribers:
+            subscriber.stop()
         for thread in self._threads:
             thread.join()
+        for subscriber in self.subscribers:
+            subscriber.join()
+            self.ended |= subscriber.rows
+
+    def _subscribe(self) -> None:
+        """Have the agents' rows beside our own; sources that would be called alike are not."""
+        names = Names([*self.sources, f"agent-{self._config.host}"])
+        self.subscribers = [
+            Subscriber(agent, self._config, self._clock, names, self.note)
+            for agent in self._config.agents
+        ]
+        for subscriber in self.subscribers:
+            subscriber.start()
 
     def _spawn(self, source: str, body: Callable[[Writer], None]) -> None:
         thread = threading.Thread(target=self._guard, args=(source, body), name=source)
@@ -98,7 +126,8 @@ class Sampler:
     def _guard(self, source: str, body: Callable[[Writer], None]) -> None:
         """One source's whole life: what ends it early is a note and leaves the others alone."""
         try:
-            with Writer(Path(self._config.spool), source) as writer:
+            spool, segment = Path(self._config.spool), self._segment_bytes
+            with Writer(spool, source, segment_bytes=segment) as writer:
                 try:
                     body(writer)
                 finally:
@@ -132,7 +161,7 @@ def main() -> int:
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     ended.wait()
     sampler.stop()
-    _say({"ended": sampler.ended, "notes": sampler.notes})
+    _say(sampler.last_word())
     return 0
 
 
