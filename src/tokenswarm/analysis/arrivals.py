@@ -2,10 +2,12 @@
 
 Client: Ollama's load_duration. It spans queue, eviction and load, and is large as well for a
 request to a resident model that was held up behind another model's load, so it proves a load
-only where nobody saw the model resident all along. Engine and GPU: the start of a stay.
+only where nobody saw the model resident all along. Engine and GPU: the start of a stay. Where all
+of them are blind (one process that changes its models): memory that rises while a request waits.
 """
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +15,8 @@ import numpy as np
 from tokenswarm.analysis.columns import Floats, Ints
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.slopes import Move
+from tokenswarm.analysis.vram import Line
 
 LOADED_S = 0.25
 """Ollama's smallest true load: it sleeps this long between two looks at a starting runner."""
@@ -33,6 +37,11 @@ class Arrival:
     members: tuple[int, ...] = ()
     engine: Stay | None = None
     gpu: Stay | None = None
+    move: Move | None = None
+    fall: Move | None = None
+    displaced: str | None = None
+    """`move`: the rise of a line of memory without a name, `fall` the one before it, `displaced`
+    the model that had the word before."""
 
     @property
     def ready_known(self) -> bool:
@@ -40,7 +49,9 @@ class Arrival:
         return bool(self.members or self.engine)
 
 
-def arrivals(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[Arrival]:
+def arrivals(
+    requests: Requests, stays: list[Stay], speed: float = 1.0, lines: Sequence[Line] = ()
+) -> list[Arrival]:
     """Every arrival of every model that was asked for, by ready_s.
 
     `speed` is how much faster than life a simulated server runs; its loads are as much shorter.
@@ -55,7 +66,49 @@ def arrivals(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[
         groups = _groups(requests, loads[(target, model)], _others(requests, loads, target, model))
         held = sorted([*engine, *gpu], key=lambda s: s.start_s)
         found += _join(requests, target, model, seen, groups, held)
-    return sorted(_unblocked(requests, found, speed), key=lambda a: a.ready_s)
+    found = _unblocked(requests, found, speed)
+    for target in blind(requests, stays):
+        found += _risen(requests, target, lines)
+    return sorted(found, key=lambda a: a.ready_s)
+
+
+def blind(requests: Requests, stays: list[Stay]) -> list[str]:
+    """Targets of whose models neither client nor engine nor a named process says anything."""
+    targets = {s.target for s in stays if s.side == "engine"}
+    models = {s.model for s in stays if s.side == "gpu"}
+    seeing = {
+        t
+        for (t, m), mine in requests.groups.items()
+        if t in targets or m in models or not np.isnan(requests.load[mine]).all()
+    }
+    return sorted({t for t, _ in requests.groups} - seeing)
+
+
+def _risen(requests: Requests, target: str, lines: Sequence[Line]) -> list[Arrival]:
+    """Arrivals of a blind target: each rise that somebody waited through, of the model that was
+    first to speak after it and had not spoken last before it."""
+    mine = np.flatnonzero(np.asarray(requests.target == target, dtype=np.bool_))
+    first, last = requests.t_first[mine], requests.t_last[mine]
+    found = []
+    for line in lines:
+        for k, rise in enumerate(line.moves):
+            fall = line.moves[k - 1] if k and line.moves[k - 1].bytes < 0 else None
+            begin = min(rise.start_s, fall.start_s if fall else rise.start_s)
+            waiting = (requests.t_sent[mine] <= rise.start_s) & (first >= rise.end_s - SLACK_S)
+            if rise.bytes <= 0 or not waiting.any():
+                continue
+            speaks = mine[waiting][np.argmin(first[waiting])]
+            spoke = np.where(last <= begin + SLACK_S, last, -np.inf)
+            before = mine[int(np.argmax(spoke))] if np.isfinite(spoke.max()) else None
+            model = str(requests.model[speaks])
+            if before is None or requests.model[before] != model:
+                out = str(requests.model[before]) if before is not None and fall else None
+                found.append(
+                    Arrival(
+                        target, model, rise.start_s, rise.end_s, (), None, None, rise, fall, out
+                    )
+                )
+    return found
 
 
 def _unblocked(requests: Requests, found: list[Arrival], speed: float) -> list[Arrival]:

@@ -1,5 +1,6 @@
 """Cold starts: arrivals that a request was waiting for, with that request and their victims."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,9 @@ from tokenswarm.analysis.arrivals import SLACK_S, Arrival, arrivals
 from tokenswarm.analysis.columns import Floats, Ints
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.slopes import Move
 from tokenswarm.analysis.strata import Window
+from tokenswarm.analysis.vram import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,14 @@ class Coldstart:
     t5_s: float | None
     victims: tuple[Stay, ...] = ()
     known: bool = False
+    own: Stay | None = None
+    before: Stay | None = None
+    """`own`: the stay of the same model that had to end for it (another configuration).
+    `before`: the model's last stay that ended before it came in."""
+
+    @property
+    def fall(self) -> Move | None:
+        return self.arrival.fall
 
     @property
     def key(self) -> tuple[str, str]:
@@ -38,15 +49,17 @@ class Coldstart:
         return Window(*self.key, self.t0_s, self.t4_s, self.trigger)
 
 
-def coldstarts(requests: Requests, stays: list[Stay], speed: float = 1.0) -> list[Coldstart]:
+def coldstarts(
+    requests: Requests, stays: list[Stay], speed: float = 1.0, lines: Sequence[Line] = ()
+) -> list[Coldstart]:
     """Arrivals that a request was waiting for, by t0. The others (preloads) are no cold starts."""
     found: list[Coldstart] = []
     served: dict[tuple[str, str], float] = {}
     taken: set[int] = set()
-    lines = {key: _Line(requests, mine) for key, mine in requests.groups.items()}
-    for a in arrivals(requests, stays, speed):
+    queues = {key: _Line(requests, mine) for key, mine in requests.groups.items()}
+    for a in arrivals(requests, stays, speed, lines):
         key = (a.target, a.model)
-        waiting = lines[key].waiting(a, served.get(key, -np.inf))
+        waiting = queues[key].waiting(a, served.get(key, -np.inf))
         free = [i for i in waiting if i not in taken]
         if not free:
             continue
@@ -54,7 +67,25 @@ def coldstarts(requests: Requests, stays: list[Stay], speed: float = 1.0) -> lis
         served[key] = start.t4_s + SLACK_S
         taken |= {start.trigger, *a.members}
         found.append(start)
-    return _with_victims(requests, sorted(found, key=lambda c: c.t0_s), stays)
+    found = [_corroborated(c, lines) for c in sorted(found, key=lambda c: c.t0_s)]
+    return _with_victims(requests, found, stays)
+
+
+def _corroborated(c: Coldstart, lines: Sequence[Line]) -> Coldstart:
+    """`c` with the largest rise of a nameless line in it, where no process shows it."""
+    if c.arrival.gpu or c.arrival.move:
+        return c
+    inside = [
+        (k, line.moves)
+        for line in lines
+        for k, m in enumerate(line.moves)
+        if m.bytes > 0 and c.t0_s - SLACK_S <= m.start_s <= c.t4_s
+    ]
+    if not inside:
+        return c
+    k, moves = max(inside, key=lambda x: x[1][x[0]].bytes)
+    fall = moves[k - 1] if k and moves[k - 1].bytes < 0 and moves[k - 1].end_s >= c.t0_s else None
+    return replace(c, arrival=replace(c.arrival, move=moves[k], fall=fall))
 
 
 class _Line:
@@ -89,24 +120,56 @@ def _with_victims(
 ) -> list[Coldstart]:
     """Give each departure to the one event whose turn it overlaps most."""
     victims: dict[int, list[Stay]] = {}
+    owns: dict[int, Stay] = {}
     begin, until = _turns(starts)
     targets = np.array([c.arrival.target for c in starts], dtype=object)
     models = np.array([c.arrival.model for c in starts], dtype=object)
     for stay in _served(requests, _departures(stays)):
         share = np.minimum(until, stay.end_s) - np.maximum(begin, stay.last_s)
-        other = (models != stay.model) & ((stay.target is None) | (targets == stay.target))
-        share = np.where(other, share, -1.0)
-        if len(share) and share.max() >= 0:
+        here = (stay.target is None) | (targets == stay.target)
+        share = np.where(here & (models != stay.model), share, -1.0)
+        mine = [k for k, c in enumerate(starts) if _reloads(c, stay)]
+        if mine and not (len(share) and share.max() >= 0 and _same(starts[mine[0]], stay)):
+            owns[mine[0]] = stay
+        elif len(share) and share.max() >= 0:
             victims.setdefault(int(np.argmax(share)), []).append(stay)
     watched = {s.target for s in stays}  # None: a GPU saw processes
     return [
         replace(
             c,
             victims=tuple(victims.get(k, ())),
-            known=None in watched or c.arrival.target in watched,
+            known=None in watched or c.arrival.target in watched or bool(c.fall),
+            own=owns.get(k),
+            before=_before(c, stays),
         )
         for k, c in enumerate(starts)
     ]
+
+
+def _reloads(c: Coldstart, stay: Stay) -> bool:
+    """Whether `stay`, of the model that comes in, was still there when that was asked for."""
+    if stay.model != c.arrival.model or stay.target not in (None, c.arrival.target):
+        return False
+    return c.t0_s <= stay.end_s <= c.t4_s + SLACK_S and stay.start_s < c.t0_s
+
+
+def _same(c: Coldstart, stay: Stay) -> bool:
+    """Whether nothing says that it came back with another context length."""
+    new = c.arrival.engine.context if c.arrival.engine else None
+    return new is None or stay.context is None or new == stay.context
+
+
+def _before(c: Coldstart, stays: list[Stay]) -> Stay | None:
+    mine = [
+        s
+        for s in stays
+        if s.went
+        and s.model == c.arrival.model
+        and s.target in (None, c.arrival.target)
+        and s.end_s <= c.t4_s + SLACK_S
+        and s not in (c.arrival.engine, c.arrival.gpu)
+    ]
+    return max(mine, key=lambda s: s.end_s, default=None)
 
 
 def _departures(stays: list[Stay]) -> list[Stay]:

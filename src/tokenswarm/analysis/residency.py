@@ -4,6 +4,7 @@ A side looks only now and then, so each end of a stay is a pair: the last look b
 and the first look after it.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +17,10 @@ HELD = ("resident", "partial")
 PRESENT_RATIO = 0.25
 """A process holds its model while it has this share of the most memory it ever had: below it,
 it is starting, or asleep with its context only."""
+
+FULL_RATIO = 0.98
+FILLING_S = 30.0
+"""What a process takes later is its work, not its weights."""
 
 ONE_LOOK_S = 0.05
 """Rows of one poll lie so close together, polls do not."""
@@ -44,6 +49,8 @@ class Stay:
     partial: bool = False
     size_bytes: int | None = None
     device: tuple[str, str] | None = None
+    context: int | None = None
+    full_s: float | None = None
 
     @property
     def came(self) -> bool:
@@ -67,7 +74,8 @@ def engine_stays(residency: Columns, polls: Columns, t0_unix_ns: int) -> list[St
         rows = rows[np.argsort(at[rows], kind="stable")]
         states = list(texts(residency, "state")[rows])
         sizes = floats(residency, "vram_bytes")[rows]
-        stays += _runs(t, m, at[rows], states, sizes, looks[t])
+        contexts = floats(residency, "context_length")[rows]
+        stays += _runs(t, m, at[rows], states, sizes, contexts, looks[t])
     return sorted(stays, key=lambda s: s.start_s)
 
 
@@ -89,11 +97,17 @@ def _before(looks: Floats, at_s: float) -> float:
 
 
 def _runs(
-    target: str, model: str, at: Floats, states: list[str], sizes: Floats, looks: Floats
+    target: str,
+    model: str,
+    at: Floats,
+    states: list[str],
+    sizes: Floats,
+    contexts: Floats,
+    looks: Floats,
 ) -> list[Stay]:
     held = np.array([s in HELD for s in states], dtype=np.bool_)
     stays = []
-    for first, past in _spans(held):
+    for first, past in _same_context(_spans(held), contexts):
         ends = past < len(held)
         before = states[first - 1] if first else None
         loading = _loading_since(states, at, first)
@@ -110,9 +124,22 @@ def _runs(
                 woke=before == "asleep",
                 partial="partial" in states[first:past],
                 size_bytes=_largest(sizes[first:past]),
+                context=_largest(contexts[first:past]),
             )
         )
     return stays
+
+
+def _same_context(spans: list[tuple[int, int]], contexts: Floats) -> list[tuple[int, int]]:
+    """`spans`, parted where a model was there again with another context length: a reload too
+    quick for the polls."""
+    out = []
+    for first, past in spans:
+        known = first + np.flatnonzero(~np.isnan(contexts[first:past]))
+        cuts = known[1:][np.diff(contexts[known]) != 0]
+        edges = [first, *(int(c) for c in cuts), past]
+        out += list(itertools.pairwise(edges))
+    return out
 
 
 def _loading_since(states: list[str], at: Floats, first: int) -> float | None:
@@ -205,6 +232,12 @@ def _closed(held: Bools) -> Bools:
     return closed
 
 
+def _full_s(when: Floats, used: Floats) -> float:
+    """The first sample with nearly all that the process held in its first half minute."""
+    soon = used[when <= when[0] + FILLING_S]
+    return float(when[int(np.argmax(soon >= FULL_RATIO * soon.max()))])
+
+
 def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Floats) -> list[Stay]:
     full = _closed((used >= PRESENT_RATIO * used.max()) & (used > 0))
     stays = []
@@ -228,6 +261,7 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
                 process=process,
                 size_bytes=int(used[first:past].max()),
                 device=device,
+                full_s=_full_s(when[first:past], used[first:past]),
             )
         )
     return stays

@@ -1,0 +1,113 @@
+"""What sort of event it was: kind, cause, outcome, why the model was away, where it came from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenswarm.analysis.coldstarts import Coldstart
+from tokenswarm.analysis.requests import Requests
+from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
+
+SAMPLE_S = 0.05
+CRASHED_S = 0.5
+"""A process that dies takes its requests along within this time."""
+COLD_FACTOR = 1.4
+"""A load that takes so much longer than its model's quickest was read from disk."""
+
+
+def kind_of(c: Coldstart) -> str:
+    """process_cold, weights_cold, wake_l1, wake_l2 or reconfig."""
+    a = c.arrival
+    if c.own is not None:
+        return "reconfig"
+    if any(s and s.woke for s in (a.engine, a.gpu)):
+        return "wake_l2" if a.gpu and _mapped(a.gpu) else "wake_l1"
+    return "process_cold" if a.gpu and a.gpu.process else "weights_cold"
+
+
+def _mapped(stay: Stay) -> bool:
+    """Whether memory came back faster than any bus could have filled it."""
+    if stay.full_s is None or stay.size_bytes is None or stay.birth_s is None:
+        return False
+    took = max(stay.full_s - stay.after_s, 1e-9)
+    step = max(stay.start_s - stay.after_s, 1e-9)
+    return took < COPY_STEPS * step and stay.size_bytes / took > PCIE_BYTES_PER_S
+
+
+def cause_of(c: Coldstart, left: str | None) -> str:
+    """demand, reconfig, or crash where the demand was for a model whose server had died."""
+    if c.own is not None:
+        return "reconfig"
+    return "crash" if left == "crash" else "demand"
+
+
+def outcome_of(requests: Requests, c: Coldstart) -> str:
+    """ok, partial_offload, aborted (the client went away, or time was up) or failed."""
+    if c.t5_s is None:
+        status = str(requests.status[c.trigger])
+        return "aborted" if status in ("cut", "cancelled", "timeout") else "failed"
+    return "partial_offload" if c.arrival.engine and c.arrival.engine.partial else "ok"
+
+
+def left_because(requests: Requests, c: Coldstart, displaced: Sequence[Stay]) -> str | None:
+    """Why the model was not there; None when it never had been, as far as anybody saw.
+
+    `displaced`: every stay that some event displaced.
+    """
+    if c.own is not None:
+        return "reconfig"
+    if any(s and s.woke for s in (c.arrival.engine, c.arrival.gpu)):
+        return "asleep"
+    if c.before is None:
+        return None
+    if any(s.model == c.before.model and _one_end(s, c.before) for s in displaced):
+        return "pressure"
+    return "crash" if crashed(requests, c.before) else "idle"
+
+
+def _one_end(a: Stay, b: Stay) -> bool:
+    """Whether two sides' stays end together."""
+    return a.last_s <= b.end_s + CRASHED_S and b.last_s <= a.end_s + CRASHED_S
+
+
+def crashed(requests: Requests, stay: Stay) -> bool:
+    """Whether requests of the model failed in the moment in which it left."""
+    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
+    rows = np.concatenate([np.zeros(0, np.int64), *mine])
+    ended = requests.t_end[rows]
+    near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CRASHED_S)
+    failed = np.asarray(requests.status[rows] == "error", dtype=np.bool_)
+    before = requests.t_sent[rows] < stay.end_s
+    return bool(np.any(near & failed & before))
+
+
+def coldnesses(
+    starts: Sequence[Coldstart],
+    loads_s: Sequence[float | None],
+    kinds: Sequence[str],
+    read_ratio: Sequence[float | None],
+) -> list[str | None]:
+    """Where each event's weights came from; None: not known.
+
+    `read_ratio`: bytes that the host read from disk meanwhile over bytes that came in. Without
+    it the times of one model's loads are compared: the quickest was in the page cache if it was
+    clearly quicker than another, and each as quick as it as well.
+    """
+    out: list[str | None] = []
+    for k, c in enumerate(starts):
+        same = [s for d, s in zip(starts, loads_s, strict=True) if d.key == c.key and s is not None]
+        out.append(_coldness(kinds[k], loads_s[k], same, read_ratio[k]))
+    return out
+
+
+def _coldness(
+    kind: str, load_s: float | None, same: Sequence[float], read: float | None
+) -> str | None:
+    if kind in ("wake_l1", "wake_l2"):
+        return "host_ram"
+    if read is not None:
+        return "disk" if read >= 0.8 else "page_cache" if read <= 0.2 else "mixed"
+    if load_s is None or len(same) < 2:
+        return None
+    return "disk" if load_s > COLD_FACTOR * min(same) else "page_cache"

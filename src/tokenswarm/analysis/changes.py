@@ -1,0 +1,114 @@
+"""Residency events: every change of what is in device memory, as each side saw it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenswarm.analysis.causes import crashed
+from tokenswarm.analysis.coldstarts import Coldstart
+from tokenswarm.analysis.figures import Change
+from tokenswarm.analysis.requests import Requests
+from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.slopes import Dip, Move, dips
+from tokenswarm.analysis.vram import Line
+
+
+def changes(
+    requests: Requests,
+    stays: Sequence[Stay],
+    lines: Sequence[Line],
+    displaced: Sequence[Stay],
+    starts: Sequence[Coldstart],
+) -> list[Change]:
+    """Every change, by time. `displaced` are the stays that an event brought to an end."""
+    own = [c.own for c in starts if c.own]
+    found = [_arrival(s) for s in stays if s.came]
+    found += [_departure(requests, s, displaced, own, stays) for s in stays if s.went]
+    found += line_changes(lines)
+    return sorted(found, key=lambda c: c.at_s)
+
+
+def _arrival(s: Stay) -> Change:
+    begin = s.after_s if s.birth_s is None else s.birth_s
+    return Change(
+        at_s=begin,
+        end_s=s.start_s if s.full_s is None else s.full_s,
+        what="wake" if s.woke else "arrive",
+        bytes=s.size_bytes,
+        **_where(s),
+    )
+
+
+def _departure(
+    requests: Requests,
+    s: Stay,
+    displaced: Sequence[Stay],
+    own: Sequence[Stay],
+    stays: Sequence[Stay],
+) -> Change:
+    slept = any(
+        n.woke and n.side == s.side and n.model == s.model and n.after_s >= s.last_s for n in stays
+    )
+    return Change(
+        at_s=s.last_s,
+        end_s=s.end_s,
+        what="sleep" if slept else "leave",
+        bytes=s.size_bytes,
+        cause=_cause(requests, s, displaced, own),
+        **_where(s),
+    )
+
+
+def _cause(requests: Requests, s: Stay, displaced: Sequence[Stay], own: Sequence[Stay]) -> str:
+    def among(others: Sequence[Stay]) -> bool:
+        return any(
+            o.model == s.model and o.last_s <= s.end_s and s.last_s <= o.end_s for o in others
+        )
+
+    if among(displaced):
+        return "pressure"
+    if among(own):
+        return "reconfig"
+    if crashed(requests, s):
+        return "crash"
+    return "idle" if _idle(requests, s) else "unknown"
+
+
+def _idle(requests: Requests, s: Stay) -> bool:
+    """Whether nobody was being served by the model when it left."""
+    mine = [i for (_, m), i in requests.groups.items() if m == s.model]
+    rows = np.concatenate([np.zeros(0, np.int64), *mine])
+    busy = (requests.t_sent[rows] < s.last_s) & (requests.t_last[rows] > s.end_s)
+    return not bool(busy.any())
+
+
+def _where(s: Stay) -> dict[str, Any]:
+    device = "-".join(s.device) if s.device else None
+    return {"side": s.side, "model": s.model, "target": s.target, "device": device}
+
+
+def line_changes(lines: Sequence[Line]) -> list[Change]:
+    """What memory without a model's name shows: sleeps and wakes where it comes back, else
+    something that arrives or leaves."""
+    found = []
+    for line in lines:
+        pairs = {(d.fall, d.rise): d for d in dips(line.moves)}
+        of = {move: d for (fall, rise), d in pairs.items() for move in (fall, rise)}
+        found += [_moved(line, m, of.get(m)) for m in line.moves]
+    return found
+
+
+def _moved(line: Line, m: Move, dip: Dip | None) -> Change:
+    came = m.bytes > 0
+    asleep = "wake" if came else "sleep"
+    return Change(
+        at_s=m.start_s,
+        end_s=m.end_s,
+        what=asleep if dip else ("arrive" if came else "leave"),
+        side="gpu",
+        device=line.device,
+        bytes=abs(m.bytes),
+        level=dip.level if dip else None,
+        lower_bound=bool(dip and dip.lower_bound),
+    )
