@@ -1,0 +1,269 @@
+"""A run's swaps and strata beside the simulator's own knowledge of them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokenswarm.sim import truth
+
+CLIENT_S = 0.005
+CLOSE_S = 0.5
+FLOOR_S = 0.05
+FACTOR = 3.0
+Event = dict[str, Any]
+Stratum = Literal["warm", "swap_trigger", "swap_waiter", "swap_collateral"]
+
+
+@dataclass(frozen=True)
+class TrueEvent:
+    """One model coming in, as the simulator made it come. Marks are seconds on the run's clock."""
+
+    model: str
+    victims: frozenset[str]
+    kind: str
+    cause: str
+    outcome: str
+    trigger: str
+    marks: dict[str, float]
+    load: truth.Load
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """[t0, t4], for what never was ready until its end."""
+        return self.marks["t0"], self.marks.get("t4", self.marks["end"])
+
+
+@dataclass
+class Compared:
+    """What was found of one run."""
+
+    pairs: list[tuple[TrueEvent, Event]] = field(default_factory=list)
+    missed: list[TrueEvent] = field(default_factory=list)
+    false: list[Event] = field(default_factory=list)
+    errors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    requests: int = 0
+    close: int = 0
+    wrong_strata: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def swaps(self) -> int:
+        """True events that displaced another model."""
+        return sum(bool(t.victims) for t in [*(p[0] for p in self.pairs), *self.missed])
+
+
+@dataclass(frozen=True)
+class Told:
+    """The truth of one run: `slugs` are the scenario's names by request id."""
+
+    told: truth.Truth
+    t0_unix_ns: int
+    slugs: dict[str, str]
+
+    def s(self, unix_ns: int | None) -> float | None:
+        return None if unix_ns is None else (unix_ns - self.t0_unix_ns) / 1e9
+
+    @property
+    def ours(self) -> list[truth.Request]:
+        return [r for r in self.told.requests if r.request_id in self.slugs]
+
+    def events(self) -> list[TrueEvent]:
+        """Loads and wake-ups that one of our requests caused and that reached the GPU, by t0."""
+        by_n = {r.n: r for r in self.ours}
+        names = {r.model: self.slugs[r.request_id or ""] for r in self.ours}
+        found = []
+        for load in self.told.loads:
+            if load.trigger not in by_n or load.load_unix_ns is None:
+                continue
+            found.append(self._event(load, by_n[load.trigger], names))
+        return sorted(found, key=lambda e: e.marks["t0"])
+
+    def _event(
+        self, load: truth.Load, trigger: truth.Request, names: dict[str | None, str]
+    ) -> TrueEvent:
+        began = min(load.freed_unix_ns or load.load_unix_ns or 0, load.load_unix_ns or 0)
+        marks = {
+            "t0": load.demand_unix_ns,
+            "t1": load.killed_unix_ns,
+            "t2": began if load.freed_unix_ns else None,
+            "t3": load.load_unix_ns,
+            "t4": load.ready_unix_ns,
+            "t5": trigger.first_token_unix_ns,
+            "end": load.end_unix_ns,
+        }
+        outcome = "partial_offload" if load.outcome == "ok" and load.partial else load.outcome
+        gone = {names.get(m, m) for m in load.displaced if m != load.model}
+        return TrueEvent(
+            model=self.slugs[trigger.request_id or ""],
+            victims=frozenset(gone),
+            kind=load.kind,
+            cause=load.cause,
+            outcome=outcome,
+            trigger=trigger.request_id or "",
+            marks={k: (v - self.t0_unix_ns) / 1e9 for k, v in marks.items() if v is not None},
+            load=load,
+        )
+
+
+# events
+
+
+def compare_events(true: list[TrueEvent], found: list[Event], out: Compared) -> None:
+    """Pair events of one model that overlap, those of one trigger first."""
+    left = list(found)
+    for by_trigger in (True, False):
+        paired = {id(t) for t, _ in out.pairs}
+        for t in true:
+            if id(t) in paired:
+                continue
+            fit = [e for e in left if _same(t, e, by_trigger)]
+            if fit:
+                best = min(fit, key=lambda e: abs(e["t0_s"] - t.marks["t0"]))
+                left.remove(best)
+                out.pairs.append((t, best))
+    paired = {id(t) for t, _ in out.pairs}
+    out.missed += [t for t in true if id(t) not in paired]
+    out.false += left
+    for t, e in out.pairs:
+        for mark, side, error_s in mark_errors(t, e):
+            out.errors.setdefault((mark, side), []).append(error_s)
+
+
+def _same(t: TrueEvent, e: Event, by_trigger: bool) -> bool:
+    if t.model != e["model_in"] or t.victims != victims(e):
+        return False
+    if by_trigger:
+        return bool(t.trigger == e["trigger_id"])
+    lo, hi = t.window
+    end = max(e.get(f"t{i}_s") or e["t0_s"] for i in range(6))
+    return bool(e["t0_s"] <= hi + CLOSE_S and end >= lo - CLOSE_S)
+
+
+def victims(e: Event) -> frozenset[str]:
+    out = e["model_out"]
+    return frozenset() if out == "none" else frozenset(out.split("-and-"))
+
+
+def mark_errors(t: TrueEvent, e: Event) -> Iterator[tuple[str, str, float]]:
+    """Mark, the side that gave it, |found - true| in seconds."""
+    for mark in ("t0", "t1", "t2", "t3", "t4", "t5"):
+        at, side = e.get(f"{mark}_s"), e["marks_from"].get(mark)
+        if at is not None and side is not None and mark in t.marks:
+            yield mark, side, abs(at - t.marks[mark])
+
+
+# strata
+
+
+def true_strata(told: Told, events: list[TrueEvent]) -> dict[str, tuple[Stratum, bool]]:
+    """By request id: the stratum by what the simulator knows, and whether it is a close call.
+
+    Trigger and waiter: as the simulator served them; one that gave up before its model came is a
+    waiter if a load of that model was being waited for. Collateral: another model's load held it
+    up, and its wait or longest gap exceeds max(50 ms, 3 x P99 of undisturbed ones of its model).
+    Close: within the client's precision of that bound.
+    """
+    triggers = {e.load.trigger for e in events}
+    mine = defaultdict(list)
+    for r in told.ours:
+        mine[told.slugs[r.request_id or ""]].append(r)
+    found: dict[str, tuple[Stratum, bool]] = {}
+    for rows in mine.values():
+        bounds = _bounds([r for r in rows if _calm(told, r, events)])
+        for r in rows:
+            found[r.request_id or ""] = _stratum(told, r, events, triggers, bounds)
+    return found
+
+
+def _stratum(
+    told: Told,
+    r: truth.Request,
+    events: list[TrueEvent],
+    triggers: set[int | None],
+    bounds: tuple[float, float],
+) -> tuple[Stratum, bool]:
+    if r.n in triggers:
+        return "swap_trigger", False
+    if r.stratum in ("swap_trigger", "swap_waiter"):
+        return r.stratum, False
+    others = []
+    for e in events:
+        lo, hi = e.window
+        at, end = told.s(r.arrival_unix_ns) or 0.0, told.s(r.end_unix_ns) or 0.0
+        if e.load.model == r.model and e.load.server == r.server:
+            if r.granted_unix_ns is None and r.http_status is None and lo <= at <= hi:
+                return "swap_waiter", False
+        elif at <= hi and end >= lo:
+            others.append(e)
+    if not others:
+        return "warm", False
+    return _held(r, bounds)
+
+
+def _held(r: truth.Request, bounds: tuple[float, float]) -> tuple[Stratum, bool]:
+    gave_up = r.granted_unix_ns is None and r.outcome == "cancelled"
+    causes = (r.held_wait_s or (wait_s(r) if gave_up else 0.0), r.held_stall_s)
+    hit = close = False
+    for value, bound, cause in zip((wait_s(r), stall_s(r)), bounds, causes, strict=True):
+        hit = hit or (value > bound and cause > FLOOR_S / 2)
+        close = close or abs(value - bound) <= CLIENT_S
+    return ("swap_collateral" if hit else "warm"), close
+
+
+def _calm(told: Told, r: truth.Request, events: list[TrueEvent]) -> bool:
+    """Served well, and no event was under way."""
+    if r.outcome != "ok" or r.stratum != "warm":
+        return False
+    at, end = told.s(r.arrival_unix_ns) or 0.0, told.s(r.end_unix_ns) or 0.0
+    return not any(at <= e.window[1] and end >= e.window[0] for e in events)
+
+
+def _bounds(calm: list[truth.Request]) -> tuple[float, float]:
+    waits, stalls = sorted(map(wait_s, calm)), sorted(map(stall_s, calm))
+    return _bound(waits), _bound(stalls)
+
+
+def _bound(usual: list[float]) -> float:
+    p99 = usual[math.ceil(0.99 * len(usual)) - 1] if usual else 0.0
+    return max(FLOOR_S, FACTOR * p99)
+
+
+def wait_s(r: truth.Request) -> float:
+    """From arrival to the first token, or to the end without one."""
+    until = r.first_token_unix_ns or r.end_unix_ns
+    return (until - r.arrival_unix_ns) / 1e9
+
+
+def stall_s(r: truth.Request) -> float:
+    times = r.token_unix_ns
+    return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0) / 1e9
+
+
+def compare_strata(told: Told, events: list[TrueEvent], ours: dict[str, str], out: Compared) -> None:
+    """Count requests and those whose strata differ."""
+    rows = {r.request_id: r for r in told.ours}
+    for request_id, (stratum, close) in true_strata(told, events).items():
+        out.requests += 1
+        said = ours.get(request_id)
+        if said == stratum:
+            continue
+        if close and {said, stratum} == {"warm", "swap_collateral"}:
+            out.close += 1
+            continue
+        r = rows[request_id]
+        out.wrong_strata.append(
+            {
+                "id": request_id,
+                "model": told.slugs[request_id],
+                "ours": said,
+                "true": stratum,
+                "sent_s": told.s(r.arrival_unix_ns),
+                "wait_s": round(wait_s(r), 4),
+                "stall_s": round(stall_s(r), 4),
+                "held_wait_s": r.held_wait_s,
+                "held_stall_s": r.held_stall_s,
+                "outcome": r.outcome,
+                "load": r.load,
+            }
+        )
