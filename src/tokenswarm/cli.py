@@ -66,10 +66,17 @@ def main() -> None:
     metavar="EXPR",
     help="Exit with 1 unless EXPR holds, as 'swaps.count < 5'; repeatable.",
 )
+@click.option(
+    "--influx-url",
+    envvar="TOKENSWARM_INFLUX_URL",
+    metavar="URL",
+    help="Also ship it into this InfluxDB, see tokenswarm ship.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | None,
         duration_s: float | None, max_requests: int | None, seed: int | None, workers: int,
-        out: Path, gates: tuple[str, ...], dry_run: bool) -> None:  # fmt: skip
+        out: Path, gates: tuple[str, ...], influx_url: str | None,
+        dry_run: bool) -> None:  # fmt: skip
     """Run SCENARIO against its servers and leave a run directory with report.html.
 
     \b
@@ -80,7 +87,7 @@ def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | 
     from tokenswarm.command import RunCommand
 
     command = RunCommand(scenario, urls, users, rate, duration_s, max_requests, seed, workers,
-                         out, gates)  # fmt: skip
+                         out, gates, influx_url)  # fmt: skip
     if dry_run:
         click.echo(command.plan(), nl=False)
         return
@@ -170,7 +177,8 @@ def _influx_options(command: Any) -> Any:
                      type=click.Path(path_type=Path), metavar="FILE",
                      help="File with the token, in 1.x USER:PASSWORD. Else: "
                      "TOKENSWARM_INFLUX_TOKEN."),
-        click.option("--api", type=click.Choice(["auto", "v1", "v2"]), default="auto",
+        click.option("--api", envvar="TOKENSWARM_INFLUX_API",
+                     type=click.Choice(["auto", "v1", "v2"]), default="auto",
                      show_default=True, help="Write API; auto: what the server says."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -196,9 +204,10 @@ def _influx_options(command: Any) -> Any:
     metavar="S",
     help="Seconds to go on trying after SIGTERM, or in vain with --once.",
 )
+@click.option("--until-eof", is_flag=True, hidden=True, help="The end of stdin is a SIGTERM.")
 @click.option("--quiet", is_flag=True, help="Only the counts at the end, as JSON.")
 def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: Path | None,
-         api: str, follow: bool, drain_s: float, quiet: bool) -> None:  # fmt: skip
+         api: str, follow: bool, drain_s: float, until_eof: bool, quiet: bool) -> None:  # fmt: skip
     """Bring what a run or an agent has measured into InfluxDB, once, whatever happens meanwhile.
 
     \b
@@ -208,7 +217,54 @@ def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: 
     from tokenswarm.command import database, run_ship
 
     where = database(influx_url, bucket, org, token_file, api)
-    sys.exit(run_ship(path, where, follow=follow, drain_s=drain_s, quiet=quiet))
+    sys.exit(run_ship(path, where, follow=follow, drain_s=drain_s, until_eof=until_eof,
+                      quiet=quiet))  # fmt: skip
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("kind", type=click.Choice(["gpu", "engine", "docker"]))
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where runs subscribe.  [default: 127.0.0.1, port 7070, 7071 or 7072]",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="File with the token that runs must know; needed beyond loopback. "
+    "Else: TOKENSWARM_AGENT_TOKEN.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="YAML",
+    help="Settings; agents/KIND/config.yaml names them all.",
+)
+@click.option("--spool", metavar="DIR", help="What is not handed over yet waits here.")
+@click.option(
+    "--source",
+    "gpu_source",
+    metavar="SOURCE",
+    help="GPU figures from auto, nvml, sim, replay, host or none.",
+)
+@click.option("--control-url", metavar="URL", help="Control port of the simulation, for sim.")
+@click.option(
+    "--influx-url",
+    envvar="TOKENSWARM_INFLUX_URL",
+    metavar="URL",
+    help="Between runs, ship to this database as run idle.",
+)
+def agent(kind: str, config_file: Path | None, **given: str | None) -> None:
+    """Sample the GPU, the engines or the containers of this host for runs elsewhere.
+
+    \b
+    tokenswarm agent gpu
+    tokenswarm agent gpu --listen 0.0.0.0:7070 --token-file /etc/tokenswarm/token
+    """  # fmt: skip
+    from tokenswarm.command import run_agent
+
+    run_agent(kind, config_file, given)
 
 
 def _become(argv: list[str]) -> NoReturn:

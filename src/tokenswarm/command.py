@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tokenswarm.scenario.urls import target_urls
 
 if TYPE_CHECKING:
     from tokenswarm.store.influx import Api, Database
+    from tokenswarm.store.sender import Patience
 
 HERE = Path(__file__).parent
 MIX = HERE / "load" / "locustfile" / "mix.py"
@@ -41,6 +43,7 @@ class RunCommand:
     workers: int = 0
     out: Path = Path("runs")
     gates: Sequence[str] = ()
+    influx_url: str | None = None
 
     def resolved(self) -> Scenario:
         """The scenario as it will be played; UsageError when it or a gate cannot be."""
@@ -64,6 +67,8 @@ class RunCommand:
     def argv(self) -> list[str]:
         """Locust's command line; what is wrong is said here rather than inside Locust."""
         self.resolved()
+        if self.influx_url:
+            database(self.influx_url)
         argv = [sys.executable, "-m", "locust", "-f", str(MIX), "--headless", "--only-summary"]
         argv += ["--loglevel", "WARNING", "--only-tokenswarm"]
         argv += ["--scenario", str(self.scenario), "--runs-dir", str(self.out)]
@@ -79,6 +84,7 @@ class RunCommand:
             ("--max-requests", self.max_requests),
             ("--seed", self.seed),
             ("--processes", self.workers or None),
+            ("--influx-url", self.influx_url),
         ]
         given: list[tuple[str, object]] = [(f, v) for f, v in optional if v is not None]
         if self.workers:
@@ -114,13 +120,21 @@ def run_demo(workers: int, duration_s: float | None, out: Path) -> int:
 
 def make_report(run_dir: Path, gates: Sequence[str]) -> int:
     """Analyse `run_dir`, write summary.json and report.html, print the table; the exit code."""
+    from tokenswarm.analysis import runrows
     from tokenswarm.report.finish import exit_code, finish
+    from tokenswarm.store.rundir import RunDir
 
-    return exit_code(finish(run_dir, gates))
+    summary = finish(run_dir, gates)
+    runrows.write(RunDir(run_dir), summary)
+    return exit_code(summary)
 
 
 def database(
-    url: str | None, bucket: str, org: str, token_file: Path | None, api: str
+    url: str | None,
+    bucket: str = "tokenswarm",
+    org: str = "",
+    token_file: Path | None = None,
+    api: str = "auto",
 ) -> "Database":
     """The database that options and environment name. UsageError: none, or no token in a file."""
     from tokenswarm.store.influx import Database
@@ -137,25 +151,51 @@ def database(
     return Database(url, bucket, org, token or None, known.get(api))
 
 
-def run_ship(path: Path, where: "Database", *, follow: bool, drain_s: float, quiet: bool) -> int:
-    """Ship `path`; the counts as JSON on stdout; 0 when all is there, else 1."""
+def run_ship(
+    path: Path,
+    where: "Database",
+    *,
+    follow: bool,
+    drain_s: float,
+    until_eof: bool,
+    quiet: bool,
+) -> int:
+    """Ship `path`; the counts as JSON on stdout; 0 when all is there, else 1.
+
+    `until_eof`: stop when stdin ends; Ctrl-C is for who started us.
+    """
     import msgspec
 
-    from tokenswarm.store.sender import Patience
+    from tokenswarm.store import sender
     from tokenswarm.store.ship import Shipper
 
     def said(text: str) -> None:
         if not quiet:
             sys.stderr.write(f"tokenswarm ship: {text}\n")
 
-    patience = Patience(drain_s, follow=follow)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: patience.stop())
+    patience = sender.Patience(drain_s, follow=follow)
+    signal.signal(signal.SIGTERM, lambda *_: patience.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN if until_eof else lambda *_: patience.stop())
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, args=(patience,), daemon=True).start()
     with closing(Shipper(path, where, patience, said)) as shipper:
         status = shipper.run(follow=follow)
     said(status.line())
     print(msgspec.json.encode(status).decode(), flush=True)
     return EXIT_GOOD if status.complete else EXIT_GATE_FAILED
+
+
+def run_agent(kind: str, config: Path | None, given: dict[str, str | None]) -> None:
+    """Serve an agent of `kind` until SIGTERM. UsageError: its settings cannot be used."""
+    from tokenswarm.telemetry.agentconfig import KINDS
+    from tokenswarm.telemetry.service import serve, settings_of
+
+    serve(settings_of(KINDS[kind], config, given))
+
+
+def _stop_at_eof(patience: "Patience") -> None:
+    sys.stdin.read()
+    patience.stop()
 
 
 def run_doctor(

@@ -29,6 +29,7 @@ from tokenswarm.load.options import scenario_of
 from tokenswarm.load.prepare import Prepared, prepare
 from tokenswarm.load.reporter import finish_run
 from tokenswarm.load.sampler import SamplerProcess
+from tokenswarm.load.shipper import ShipperProcess, database_environ
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
@@ -56,6 +57,7 @@ class Run:
         self.start: RunStart | None = None
         self.receiver: link.FrameReceiver | None = None
         self.sampler: SamplerProcess | None = None
+        self.shipper: ShipperProcess | None = None
         self.live: LiveLine | None = None
         self.stopping = False
         self.drained_all = Event()
@@ -123,6 +125,8 @@ class Master:
         run.start = self._run_start(run, prepared)
         source = self._start_sampler(run, prepared)
         run.dir.write_manifest(run.manifest)
+        if database := database_environ(self._options):
+            run.shipper = ShipperProcess(run.dir.path, database)
         if self._local:
             self.generator = Generator(run.start, run.dir.spool, "w0", 0, 1)
         else:
@@ -327,6 +331,9 @@ class Master:
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
         self.exit_code = finish_run(run.dir.path, self._options.gate)
+        if run.shipper is not None:
+            end_shipping(run.manifest, run.shipper)
+            run.dir.write_manifest(run.manifest)
 
     def _end_now(self) -> None:
         """End what there is of a run whose start did not come to its end."""
@@ -342,6 +349,15 @@ class Master:
         explicit = environment.process_exit_code is not None
         if not explicit and self.exit_code is not None:
             environment.process_exit_code = self.exit_code
+
+
+def end_shipping(manifest: Manifest, shipper: ShipperProcess) -> None:
+    """The report's rows were the last: let the shipper end, and say what is not there."""
+    shipped = shipper.end()
+    manifest.telemetry["shipper"] = shipped.status
+    manifest.notes += shipped.notes
+    for note in shipped.notes:
+        sys.stderr.write(f"tokenswarm: {note}\n")
 
 
 def sampler_config(

@@ -95,7 +95,34 @@ def add_arguments(parser: Any) -> None:
         include_in_web_ui=False,
         help="leave out Locust's own tables at the end",
     )
+    _add_database(add)
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")  # fmt: skip
+
+
+def _add_database(add: Any) -> None:
+    """Where the run's rows go besides its directory; the token is in TOKENSWARM_INFLUX_TOKEN."""
+    add(
+        "--influx-url",
+        metavar="URL",
+        default="",
+        env_var="TOKENSWARM_INFLUX_URL",
+        include_in_web_ui=False,
+        help="also ship the run into this InfluxDB, as http://127.0.0.1:8086",
+    )
+    for flag, variable, default, text in (
+        ("bucket", "BUCKET", "tokenswarm", "bucket, or database in 1.x (default: tokenswarm)"),
+        ("org", "ORG", "", "organisation in 2.x"),
+        ("token-file", "TOKEN_FILE", "", "file with the token, in 1.x USER:PASSWORD"),
+        ("api", "API", "auto", "write API, v1 or v2 (default: what the server says)"),
+    ):
+        add(
+            f"--influx-{flag}",
+            metavar=flag.upper().replace("-", "_"),
+            default=default,
+            env_var=f"TOKENSWARM_INFLUX_{variable}",
+            include_in_web_ui=False,
+            help=text,
+        )
 
 
 def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None:

@@ -28,31 +28,53 @@ class Counts(msgspec.Struct):
     left_out: dict[str, int] = {}
     unreadable_frames: int = 0
 
+    def forget(self, measurement: str) -> None:
+        """Its rows are to be sent anew, all of them."""
+        self.read -= self.shipped.pop(measurement, 0) + self.quarantined.pop(measurement, 0)
+
+
+class Seen(msgspec.Struct):
+    """The numbers of one source that were acknowledged, as inventory.Ranges has them."""
+
+    start: int
+    spans: list[tuple[int, int]]
+
 
 class Cursor(msgspec.Struct):
-    """What is acknowledged: bytes of each segment, numbers of each source, derived files."""
+    """What is acknowledged: bytes of each segment, numbers of each source, and of each derived
+    measurement the digest of its file (empty: begun)."""
 
     database: str
     schema: int = 1
     offsets: dict[str, int] = {}
     ended: list[str] = []
-    seen: dict[str, list[tuple[int, int]]] = {}
+    seen: dict[str, Seen] = {}
     derived: dict[str, str] = {}
     counts: Counts = msgspec.field(default_factory=Counts)
 
     def position(self) -> Position:
         """Where to follow the spool from."""
         position = Position(dict(self.offsets), set(self.ended))
-        for source, spans in self.seen.items():
-            position.seen[source] = Ranges()
-            position.seen[source].spans = list(spans)
+        for source, seen in self.seen.items():
+            position.seen[source] = Ranges(seen.start)
+            position.seen[source].spans = list(seen.spans)
         return position
 
     def move(self, position: Position) -> None:
         """Everything that `position` has passed is acknowledged."""
         self.offsets = dict(position.offsets)
         self.ended = sorted(position.ended)
-        self.seen = {source: list(ranges.spans) for source, ranges in position.seen.items()}
+        self.seen = {name: Seen(r.start, list(r.spans)) for name, r in position.seen.items()}
+
+
+def add(to: Counts, more: Counts) -> None:
+    """Count `more` in as well."""
+    to.read += more.read
+    to.unreadable_frames += more.unreadable_frames
+    for name in ("shipped", "quarantined", "left_out"):
+        counts: dict[str, int] = getattr(to, name)
+        for key, n in getattr(more, name).items():
+            counts[key] = counts.get(key, 0) + n
 
 
 class Place:

@@ -82,6 +82,9 @@ class Endpoint(Protocol):
     def write(self, body: bytes, timeout_s: float) -> Answer:
         """Send gzipped lines and say what became of them; trouble is an answer as well."""
 
+    def delete(self, measurement: str, run_id: str, timeout_s: float) -> Answer:
+        """Delete the rows of one run; written: done."""
+
     def close(self) -> None:
         """Let go of the connections."""
 
@@ -151,9 +154,19 @@ class V1:
             return self._make_database(timeout_s) or self.write(body, timeout_s)
         return answer
 
+    def delete(self, measurement: str, run_id: str, timeout_s: float) -> Answer:
+        q = f"DELETE FROM {quoted(measurement)} WHERE \"run_id\" = '{run_id}'"
+        reply = self._post("/query", {"db": self._database.name, "q": q}, timeout_s)
+        if isinstance(reply, Answer):
+            return reply
+        if reply.status == 200 and b'"error"' not in reply.data:
+            return Answer("written")
+        answer = answered(reply.status, reply.headers, reply.data)
+        return answer if answer.what == "later" else Answer("refused", answer.reason)
+
     def _make_database(self, timeout_s: float) -> Answer | None:
-        name = self._database.name.replace("\\", "\\\\").replace('"', '\\"')
-        reply = self._post("/query", {"q": f'CREATE DATABASE "{name}"'}, timeout_s)
+        q = f"CREATE DATABASE {quoted(self._database.name)}"
+        reply = self._post("/query", {"q": q}, timeout_s)
         if isinstance(reply, Answer):
             self._made = False
             return reply
@@ -209,8 +222,28 @@ class V2:
             return Answer("later", "an answer that is no text")
         return answered(status, headers, b"")
 
+    def delete(self, measurement: str, run_id: str, timeout_s: float) -> Answer:
+        from influxdb_client.rest import ApiException
+
+        predicate = f'_measurement="{measurement}" AND run_id="{run_id}"'
+        try:
+            self._client.delete_api().delete(
+                "1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z", predicate,
+                self._database.name, self._database.org,
+            )  # fmt: skip
+        except ApiException as e:
+            return Answer("refused", f"HTTP {e.status}: {_short(e.reason)}")
+        except HTTPError as e:
+            return _failed(e)
+        return Answer("written")
+
     def close(self) -> None:
         self._client.close()
+
+
+def quoted(name: str) -> str:
+    """A name in InfluxQL."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def answered(status: int, headers: Any, body: bytes | str | None) -> Answer:

@@ -29,16 +29,18 @@ class GaveUpError(Exception):
 
 
 class Patience:
-    """Until when to go on trying: `drain_s` after `stop`, or for good.
+    """How long to go on trying: with `follow` for good, and after `stop` (or without `follow`)
+    for `drain_s` in vain.
 
-    Without `follow` it also ends when `drain_s` have passed without a batch written.
+
+    Not for several threads, but `stop` may come from anywhere, a signal handler too.
     """
 
     def __init__(self, drain_s: float, *, follow: bool):
         self.drain_s, self._follow = drain_s, follow
         self._stop = threading.Event()
         self._hurry = threading.Event()
-        self._stopped_s = self._progress_s = time.monotonic()
+        self._since_s = time.monotonic()
 
     @property
     def stopping(self) -> bool:
@@ -49,22 +51,18 @@ class Patience:
         if self._stop.is_set():
             self.drain_s = 0.0
             self._hurry.set()
-        self._stopped_s = time.monotonic()
+        self._since_s = time.monotonic()
         self._stop.set()
 
     def progressed(self) -> None:
         """A batch was written."""
-        self._progress_s = time.monotonic()
+        self._since_s = time.monotonic()
 
     def left_s(self) -> float:
         """Seconds that are left, never below 0."""
-        if self.stopping:
-            since = self._stopped_s
-        elif self._follow:
+        if self._follow and not self.stopping:
             return float("inf")
-        else:
-            since = self._progress_s
-        return max(0.0, since + self.drain_s - time.monotonic())
+        return max(0.0, self._since_s + self.drain_s - time.monotonic())
 
     def idle(self, seconds: float) -> None:
         """Wait for more rows, or until asked to stop."""
@@ -130,6 +128,13 @@ class Sender:
                 hi = lo + self.size
             ranges += reversed(self._deliver(batch, lo, hi, counts))
 
+    def delete(self, measurement: str, run_id: str) -> None:
+        """Delete a run's rows of `measurement`, as far as the database can; what it cannot is
+        said. GaveUpError, UsageError: as `send`."""
+        answer = self._until(lambda e, timeout_s: e.delete(measurement, run_id, timeout_s))
+        if answer.what != "written":
+            self._said(f"rows of {measurement} from an earlier analysis may stay: {answer.reason}")
+
     def close(self) -> None:
         if self._endpoint is not None:
             self._endpoint.close()
@@ -141,7 +146,8 @@ class Sender:
         if not encoded.lines:
             _count(counts, encoded)
             return []
-        answer = self._write(gzipped(encoded.text))
+        body = gzipped(encoded.text)
+        answer = self._write(body)
         if answer.what == "written":
             self._grow()
             _count(counts, encoded)
@@ -159,7 +165,7 @@ class Sender:
         if answer.what == "too_slow":
             return [(lo, hi)]
         # a line on its own is asked about twice: what refused it may have been on the way there
-        again = self._write(gzipped(encoded.text))
+        again = self._write(body)
         if again.what == "written":
             _count(counts, encoded)
         elif again.what in ("refused", "too_large"):
@@ -170,8 +176,12 @@ class Sender:
 
     def _write(self, body: bytes) -> Answer:
         """What the database says to `body` once it says something about it."""
+        return self._until(lambda endpoint, timeout_s: endpoint.write(body, timeout_s))
+
+    def _until(self, ask: Callable[[Endpoint, float], Answer]) -> Answer:
+        """An answer that is no trouble of the moment."""
         while True:
-            answer = self._try(body)
+            answer = self._try(ask)
             if answer.what == "denied":
                 raise UsageError(_denied(self._database, answer))
             if answer.what != "later":
@@ -181,14 +191,14 @@ class Sender:
                 return answer
             self._wait(answer)
 
-    def _try(self, body: bytes) -> Answer:
+    def _try(self, ask: Callable[[Endpoint, float], Answer]) -> Answer:
         if self._endpoint is None:
             found = connect(self._database)
             if isinstance(found, Answer):
                 return found
             self._endpoint = found
         timeout_s = min(self._timeout_s, max(1.0, self._patience.left_s()))
-        return self._endpoint.write(body, timeout_s)
+        return ask(self._endpoint, timeout_s)
 
     def _wait(self, answer: Answer) -> None:
         """Back off with full jitter: many shippers must not come back at the same moment."""

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from tokenswarm.errors import SpoolError, UsageError
-from tokenswarm.store.cursor import Counts, Place
+from tokenswarm.store import derived
+from tokenswarm.store.cursor import Counts, Place, add
 from tokenswarm.store.frame import Frame
 from tokenswarm.store.influx import Database
 from tokenswarm.store.quarantine import Quarantine
@@ -97,18 +98,20 @@ class Shipper:
         self._done = False
 
     def run(self, *, follow: bool) -> Status:
-        """Ship until the spool is empty, or with `follow` until told to stop and empty.
+        """Ship what is there now, or with `follow` until told to stop and what is there then.
 
-        Ends early, with `done` False, when the patience does. UsageError: the database denies us.
+        A run's derived rows come last, when they are there. Ends early, with `done` False, when
+        the patience does. UsageError: the database denies us.
         """
         try:
             while True:
                 last = self._patience.stopping or not follow
-                if self._pass() == 0 and last:
-                    self._done = True
+                self._pass()
+                if last:
                     break
-                if not last:
-                    self._patience.idle(POLL_S)
+                self._patience.idle(POLL_S)
+            self._derived()
+            self._done = True
         except GaveUpError as e:
             self._said(f"gave up: {e}")
         return self.status()
@@ -137,19 +140,40 @@ class Shipper:
             done=self._done,
         )
 
-    def _pass(self) -> int:
-        """Ship what is in the spool now; the number of rows."""
-        batch, counts, rows = Batch(), Counts(), 0
+    def _pass(self) -> None:
+        """Ship what is in the spool now."""
+        batch, counts = Batch(), Counts()
         for frame in follow(self._spool, self._position):
             if self._oldest_unix_ns is None:
                 self._oldest_unix_ns = frame.created_unix_ns
-            rows += frame.count
             _take(batch, frame, counts)
             if len(batch.pairs) >= self._sender.size:
                 self._flush(batch, counts)
                 batch, counts = Batch(), Counts()
         self._flush(batch, counts)
-        return rows
+
+    def _derived(self) -> None:
+        """Ship what analysis made of a run, each measurement once for each time it was made."""
+        if self._run is None:
+            return
+        for made in derived.found(self._run):
+            before = self._cursor.derived.get(made.measurement)
+            if before == made.digest:
+                continue
+            if before is not None:  # rows of an earlier analysis may differ in tags and times
+                self._sender.delete(made.measurement, made.run_id)
+                self._cursor.counts.forget(made.measurement)
+            self._cursor.derived[made.measurement] = ""
+            self._place.write(self._cursor)
+            counts = Counts()
+            for first_seq, pairs in made.pieces():
+                batch = Batch()
+                batch.add(derived.SOURCE, first_seq, pairs)
+                counts.read += len(pairs)
+                self._sender.send(batch, counts)
+            add(self._cursor.counts, counts)
+            self._cursor.derived[made.measurement] = made.digest
+            self._place.write(self._cursor)
 
     def _flush(self, batch: Batch, counts: Counts) -> None:
         """Send, and only then move the cursor."""
@@ -157,7 +181,7 @@ class Shipper:
             self._sender.send(batch, counts)
         if batch.pairs or counts.unreadable_frames:
             self._cursor.move(self._position)
-            _add(self._cursor.counts, counts)
+            add(self._cursor.counts, counts)
             self._place.write(self._cursor)
         self._oldest_unix_ns = None
         if time.monotonic() - self._said_s >= SAID_S:
@@ -173,15 +197,6 @@ def _take(batch: Batch, frame: Frame, counts: Counts) -> None:
         return
     counts.read += len(pairs)
     batch.add(frame.source, frame.first_seq, pairs)
-
-
-def _add(to: Counts, more: Counts) -> None:
-    to.read += more.read
-    to.unreadable_frames += more.unreadable_frames
-    for name in ("shipped", "quarantined", "left_out"):
-        counts: dict[str, int] = getattr(to, name)
-        for key, n in getattr(more, name).items():
-            counts[key] = counts.get(key, 0) + n
 
 
 def _bytes(spool: Path) -> int:
