@@ -34,6 +34,12 @@ def texts(columns: Columns, name: str) -> Texts:
     return np.asarray(values, dtype=object)
 
 
+def coded(values: Texts, names: Sequence[str]) -> Ints:
+    """The place of each value among `names`. KeyError: it has none."""
+    place = {name: i for i, name in enumerate(names)}
+    return np.fromiter(map(place.__getitem__, values.tolist()), np.int64, len(values))
+
+
 def run_seconds(columns: Columns, t0_unix_ns: int) -> Floats:
     """`time_ns` as seconds on the run's clock; subtracted as integers, so no ns is lost."""
     return np.asarray((columns["time_ns"] - np.int64(t0_unix_ns)) / NS, dtype=np.float64)

@@ -56,8 +56,11 @@ class GapPool:
         """Count `gaps_us` (negative ones, of a clock that was moved, count as 0)."""
         gaps = np.maximum(gaps_us, 0)
         short = gaps < self.LIMIT_US
-        self._counts += np.bincount(gaps[short], minlength=self.LIMIT_US)
-        self._long.append(gaps[~short].astype(np.int64))
+        if not short.all():
+            self._long.append(gaps[~short].astype(np.int64))
+            gaps = gaps[short]
+        counts = np.bincount(gaps)
+        self._counts[: len(counts)] += counts
 
     def percentiles(self) -> Percentiles:
         """The same figures as `percentiles`, in seconds."""

@@ -27,6 +27,8 @@ class Requests:
     target: Texts
     engine: Texts
     status: Texts
+    ok: Bools
+    """Which ended well."""
     phase: Texts
     id: Texts
     t_intended: Floats
@@ -56,11 +58,6 @@ class Requests:
         return len(self.row)
 
     @property
-    def ok(self) -> Bools:
-        """Which ended well."""
-        return np.asarray(self.status == "ok", dtype=np.bool_)
-
-    @property
     def waited_until(self) -> Floats:
         """When the wait for the first token was over: its arrival, or the end without one."""
         return np.where(np.isnan(self.t_first), self.t_end, self.t_first)
@@ -82,14 +79,15 @@ def requests(columns: Columns) -> Requests:
     def s(name: str) -> Texts:
         return texts(columns, name)[row]
 
-    model, target = s("model"), s("target")
+    model, target, status = s("model"), s("target"), s("status")
     return Requests(
         row=row,
         time_ns=np.asarray(columns["time_ns"], dtype=np.int64)[row],
         model=model,
         target=target,
         engine=s("engine"),
-        status=s("status"),
+        status=status,
+        ok=np.asarray(status == "ok", dtype=np.bool_),
         phase=s("phase"),
         id=s("id"),
         t_intended=f("t_intended_s"),
@@ -117,7 +115,6 @@ def requests(columns: Columns) -> Requests:
 
 
 def _groups(target: Texts, model: Texts) -> dict[tuple[str, str], Ints]:
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, key in enumerate(zip(target, model, strict=True)):
-        found.setdefault(key, []).append(i)
-    return {key: np.array(found[key], dtype=np.int64) for key in sorted(found)}
+    pairs = sorted(set(zip(target.tolist(), model.tolist(), strict=True)))
+    masks = (np.asarray((target == t) & (model == m), dtype=np.bool_) for t, m in pairs)
+    return {pair: np.flatnonzero(mask) for pair, mask in zip(pairs, masks, strict=True)}

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis import gates as gate
-from tokenswarm.analysis.columns import Columns, Floats, Texts, floats, run_seconds, texts
+from tokenswarm.analysis.columns import Columns, Ints, Texts, coded, floats, run_seconds, texts
 from tokenswarm.analysis.figures import Summary
+from tokenswarm.analysis.gates import Gate
 from tokenswarm.analysis.health import Source
-from tokenswarm.analysis.requests import COLUMNS, Requests, requests
+from tokenswarm.analysis.requests import Requests, requests
 from tokenswarm.analysis.residency import engine_stays, process_stays
 from tokenswarm.analysis.strata import Strata
 from tokenswarm.analysis.summary import Facts, Measured, model_names, summarise
@@ -25,12 +26,13 @@ from tokenswarm.store import parquet
 from tokenswarm.store.parquet import BuildReport
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import SWAP
+from tokenswarm.store.stored import Stored
 
 SOURCE = "analysis"
-PIECE_ROWS = 20_000
-"""Requests whose token gaps are in memory at once."""
+PIECE_GAPS = 4_000_000
+"""About so many token gaps are in memory at once."""
 _REPLY = ("model", "t_first_token_s", "t_last_token_s", "t_end_s", "output_tokens",
-          "token_events", "gaps_us")  # fmt: skip
+          "token_events")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,19 @@ def analyse(run: RunDir, expressions: Sequence[str] = ()) -> Analysis:
     manifest = run.read_manifest()
     wanted = [*(manifest.scenario or {}).get("gates", []), *expressions]
     gates = [gate.parse(e) for e in dict.fromkeys(wanted)]
-    built = parquet.build(run)
-    table = requests(parquet.read(run, "request", COLUMNS))
-    facts = facts_of(manifest, _last_s(run, manifest), built.notes())
-    names = model_names(facts.models, table)
-    gate.check(gates, names)
-    measured, line = _measure(run, manifest, facts, names, table, built)
+    return examine(run, manifest, parquet.build(run), gates)
+
+
+def examine(
+    run: RunDir, manifest: Manifest, built: BuildReport, gates: Sequence[Gate] = ()
+) -> Analysis:
+    """Analyse a run whose Parquet files are there; writes what `analyse` writes beside them."""
+    with Stored(run, "request") as columns:
+        table = requests(columns)
+        facts = facts_of(manifest, _last_s(run, manifest), built.notes())
+        names = model_names(facts.models, table)
+        gate.check(gates, names)
+        measured, line = _measure(run, manifest, facts, names, table, built, columns)
     summary = summarise(facts, measured, gates)
     _write(run, summary, table, measured.found.strata)
     return Analysis(summary, line)
@@ -69,6 +78,7 @@ def _measure(
     names: list[str],
     table: Requests,
     built: BuildReport,
+    columns: Stored,
 ) -> tuple[Measured, Timeline]:
     t0 = manifest.t0_unix_ns
     residency, polls = parquet.read(run, "residency"), parquet.read(run, "engine")
@@ -77,16 +87,13 @@ def _measure(
     memories = device_memories(gpu, t0)
     found = find(table, stays, memories, t0)
     tokens = TokenSeries(len(names), facts.duration_s, facts.load_s)
-    for replies in _replies(run, table, names):
-        tokens.add(replies)
+    for some in _replies(columns, names):
+        tokens.add(some)
     generator = parquet.read(run, "generator")
-    workers = {
-        *texts(generator, "worker"),
-        *texts(parquet.read(run, "request", ["worker"]), "worker"),
-    }
+    workers = {*texts(generator, "worker"), *texts(columns, "worker")}
     measured = Measured(
         requests=table,
-        error_text=texts(parquet.read(run, "request", ["error_text"]), "error_text")[table.row],
+        error_text=texts(columns, "error_text")[table.row],
         tokens=tokens,
         found=found,
         memories=memories,
@@ -153,34 +160,51 @@ def _last_of(run: RunDir, manifest: Manifest, worker: str) -> float | None:
     return None if np.isnan(at) else (int(last["time_ns"][0]) - manifest.t0_unix_ns) / 1e9
 
 
-def _replies(run: RunDir, table: Requests, names: Sequence[str]) -> Iterator[Replies]:
+def _replies(columns: Stored, names: Sequence[str]) -> Iterator[Replies]:
     """Token gaps of all requests, some at a time."""
-    times = np.unique(table.time_ns)
-    edges = [*times[::PIECE_ROWS].tolist(), *([int(times[-1]) + 1] if len(times) else [])]
-    for lo, hi in pairwise(edges):
-        where = "time_ns >= ? AND time_ns < ?"
-        yield replies(parquet.read(run, "request", _REPLY, where, [lo, hi]), names)
+    sized = columns.select("time_ns, coalesce(len(gaps_us), 0)::BIGINT AS n")
+    lengths, times = np.asarray(sized["n"]), np.asarray(sized["time_ns"])
+    terms = ", ".join([*_REPLY, "coalesce(len(gaps_us), 0)::BIGINT AS n"])
+    for lo, hi in pairwise(_edges(times, lengths)):
+        where = ("time_ns >= ? AND time_ns < ?", [lo, hi])
+        gaps = np.asarray(columns.select("unnest(gaps_us) AS gap", *where)["gap"])
+        some = columns.select(terms, *where)
+        yield _some(some, names, gaps, np.asarray(some["n"]))
+
+
+def _edges(times: Ints, lengths: Ints) -> list[int]:
+    """Times, in order, between which about PIECE_GAPS token gaps lie each."""
+    if not len(times):
+        return []
+    piece = np.cumsum(lengths + 1) // PIECE_GAPS
+    firsts = np.flatnonzero(np.diff(piece)) + 1
+    return sorted({int(times[0]), *times[firsts].tolist(), int(times[-1]) + 1})
 
 
 def replies(columns: Columns, names: Sequence[str]) -> Replies:
     """Rows of the request measurement as `Replies`."""
-    index = {name: i for i, name in enumerate(names)}
     gaps = [np.zeros(0, np.int64) if g is None else np.asarray(g) for g in columns["gaps_us"]]
+    flat = np.concatenate([np.zeros(0, np.int64), *gaps]).astype(np.int64)
+    return _some(columns, names, flat, np.array([len(g) for g in gaps], dtype=np.int64))
+
+
+def _some(columns: Columns, names: Sequence[str], gaps: Ints, lengths: Ints) -> Replies:
     last, end = floats(columns, "t_last_token_s"), floats(columns, "t_end_s")
     return Replies(
-        model=np.array([index[m] for m in texts(columns, "model")], dtype=np.int64),
+        model=coded(texts(columns, "model"), names),
         t_first_s=floats(columns, "t_first_token_s"),
         t_end_s=np.where(np.isnan(last), end, last),
         output_tokens=floats(columns, "output_tokens"),
         token_events=floats(columns, "token_events"),
-        gaps_us=np.concatenate([np.zeros(0, np.int64), *gaps]).astype(np.int64),
-        lengths=np.array([len(g) for g in gaps], dtype=np.int64),
+        gaps_us=gaps,
+        lengths=lengths,
     )
 
 
 def _write(run: RunDir, summary: Summary, table: Requests, strata: Strata) -> None:
     parquet.write(run, "swap", _swap_rows(run, summary), SOURCE)
-    parquet.write(run, "request_stratum", _stratum_rows(summary, table, strata), SOURCE)
+    columns = _stratum_columns(summary, table, strata)
+    parquet.write_columns(run, "request_stratum", columns, len(table), SOURCE)
     text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
     partial = run.summary.with_suffix(".json.part")
     partial.write_bytes(text + b"\n")
@@ -195,25 +219,20 @@ def _swap_rows(run: RunDir, summary: Summary) -> Iterator[list[Any]]:
         yield [last, summary.run_id, *values]
 
 
-def _stratum_rows(summary: Summary, r: Requests, strata: Strata) -> Iterator[list[Any]]:
+def _stratum_columns(summary: Summary, r: Requests, strata: Strata) -> dict[str, Any]:
     """One row a request, at the request's own time, in the order of those."""
     order = np.argsort(r.time_ns, kind="stable")
     # the same time twice: the later one moves on, so that no row hides another
     rising = np.maximum.accumulate(r.time_ns[order] - np.arange(len(order))) + np.arange(len(order))
     said = np.array([*(e.evidence for e in summary.swaps.events), None], dtype=object)
-    figures = (r.ttft, r.ttft_user, r.e2e, r.tpot, r.stall)
-    columns = [
-        rising, np.full(len(order), summary.run_id, dtype=object),
-        *(c[order] for c in (r.model, r.target, r.engine, strata.name, r.id)),
-        said[strata.event[order]],  # -1, a warm request's, is the None at the end
-        *(_objects(f)[order] for f in figures),
-    ]  # fmt: skip
-    for row in zip(*(c.tolist() for c in columns), strict=True):
-        yield list(row)
-
-
-def _objects(values: Floats) -> Texts:
-    """`values` as objects, None for NaN."""
-    out = values.astype(object)
-    out[np.isnan(values)] = None
-    return out
+    columns: dict[str, Texts | Any] = {
+        "time_ns": rising,
+        "run_id": summary.run_id,
+        "stratum": strata.name[order],
+        "evidence": said[strata.event[order]],  # -1, a warm request's, is the None at the end
+    }
+    same = ("model", "target", "engine", "id")
+    figures = {"ttft_s": r.ttft, "ttft_user_s": r.ttft_user, "e2e_s": r.e2e, "tpot_s": r.tpot,
+               "max_stall_s": r.stall}  # fmt: skip
+    columns |= {name: getattr(r, name)[order] for name in same}
+    return columns | {name: values[order] for name, values in figures.items()}

@@ -44,11 +44,12 @@ class TokenSeries:
     def add(self, replies: Replies) -> None:
         """Count the tokens, and the gaps between them, of `replies`."""
         gaps, lengths = _with_first(replies)
-        self._pool(gaps, lengths, replies.model)
-        events = np.maximum(lengths, 1)
-        tokens = np.where(np.isnan(replies.output_tokens), lengths, replies.output_tokens)
-        weight = np.repeat(tokens / events, events)
-        self._place(np.repeat(replies.model, events), _arrivals(replies, gaps, lengths), weight)
+        some = lengths > 0
+        self._pool(gaps, lengths[some], replies.model[some])
+        self._place_events(replies, gaps, lengths)
+        # a reply in one piece has its tokens at its end
+        tokens = np.nan_to_num(replies.output_tokens[~some])
+        self._place(replies.model[~some], replies.t_end_s[~some], tokens)
 
     def output_tok_s(self, model: int | None = None) -> float | None:
         """Tokens per second over the run without drain; None when that has no length."""
@@ -56,24 +57,48 @@ class TokenSeries:
         return float(tokens) / self.load_s if self.load_s > 0 else None
 
     def _pool(self, gaps: Ints, lengths: Ints, model: Ints) -> None:
-        first = np.zeros(len(gaps), dtype=np.bool_)
-        first[_starts(lengths)[lengths > 0]] = True
-        owner = np.repeat(model, lengths)
+        """Pool `gaps`, cut by `lengths` (no 0), without the first of each request."""
+        inner = np.delete(gaps, _starts(lengths))
         for i, pool in enumerate(self.itl):
-            pool.add(gaps[(owner == i) & ~first])
+            mine = model == i
+            if mine.all():
+                pool.add(inner)
+            elif mine.any():
+                pool.add(inner[np.repeat(mine, lengths - 1)])
 
-    def _place(self, model: Ints, at_s: Floats, weight: Floats) -> None:
-        known = ~np.isnan(at_s) & (at_s >= 0)
-        model, at_s, weight = model[known], at_s[known], weight[known]
-        second = np.minimum(at_s.astype(np.int64), self.seconds - 1)
-        flat = np.bincount(
-            model * self.seconds + second, weights=weight, minlength=self.per_second.size
-        )
-        self.per_second += flat.reshape(self.per_second.shape)
+    def _place_events(self, replies: Replies, gaps: Ints, lengths: Ints) -> None:
+        """Each event at its own moment, weighted so that a request comes to its server's count."""
+        wanted = np.where(np.isnan(replies.output_tokens), lengths, replies.output_tokens)
+        t_first = replies.t_first_s
+        placed = (lengths > 0) & ~np.isnan(t_first)
+        if not placed.all():
+            gaps, lengths = gaps[np.repeat(placed, lengths)], lengths[placed]
+            wanted, t_first = wanted[placed], t_first[placed]
+        model, each = replies.model[placed], wanted / lengths
+        if len(lengths):
+            at_s = _arrivals(t_first, gaps, lengths)
+            weight = None if np.all(each == 1) else np.repeat(each, lengths)
+            self._place(np.repeat(model, lengths), at_s, weight)
+
+    def _place(self, model: Ints, at_s: Floats, weight: Floats | None) -> None:
+        """Add `weight` (1 each for None) at `at_s`; what is unknown or before t0 is left out."""
+        known = at_s >= 0  # NaN is not
+        if not known.all():
+            model, at_s = model[known], at_s[known]
+            weight = None if weight is None else weight[known]
+        if not len(at_s):
+            return
+        cell = np.minimum(at_s, self.seconds - 1).astype(np.int64)
+        cell += model * self.seconds
+        flat = np.bincount(cell, weights=weight, minlength=self.per_second.size)
+        flat = flat.reshape(self.per_second.shape)
+        self.per_second += flat
+        if at_s.max() < self.load_s:
+            self.in_load += flat.sum(axis=1)
+            return
         loaded = at_s < self.load_s
-        self.in_load += np.bincount(
-            model[loaded], weights=weight[loaded], minlength=len(self.in_load)
-        )
+        weight = None if weight is None else weight[loaded]
+        self.in_load += np.bincount(model[loaded], weights=weight, minlength=len(self.in_load))
 
 
 def _starts(lengths: Ints) -> Ints:
@@ -87,16 +112,16 @@ def _starts(lengths: Ints) -> Ints:
 def _with_first(replies: Replies) -> tuple[Ints, Ints]:
     """Gaps with one entry an event: the first event's 0 is put in where the record left it out."""
     short = (replies.lengths == replies.token_events - 1) & ~np.isnan(replies.t_first_s)
+    if not short.any():
+        return replies.gaps_us, replies.lengths
     gaps = np.insert(replies.gaps_us, _starts(replies.lengths)[short], 0)
     return gaps, replies.lengths + short
 
 
-def _arrivals(replies: Replies, gaps: Ints, lengths: Ints) -> Floats:
-    """When each event arrived; one entry (its end) for a request without events."""
+def _arrivals(t_first_s: Floats, gaps: Ints, lengths: Ints) -> Floats:
+    """When each event arrived; `lengths` holds no 0."""
     since = np.cumsum(gaps, dtype=np.int64)
     starts = _starts(lengths)
-    some = lengths > 0
-    before = np.zeros(len(lengths), dtype=np.int64)
-    before[some] = since[starts[some]] - gaps[starts[some]]
-    times = np.repeat(replies.t_first_s, lengths) + (since - np.repeat(before, lengths)) / 1e6
-    return np.insert(times, starts[~some], replies.t_end_s[~some])
+    before = since[starts] - gaps[starts]
+    # the first event's own gap counts: it is 0 where the record is right
+    return since / 1e6 + np.repeat(t_first_s - before / 1e6, lengths)

@@ -7,7 +7,7 @@ its number there). Rows lie by time. DuckDB never reaches out: it installs and l
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +34,9 @@ PIECE_LIST_ITEMS = 250_000
 # enough rows that an INSERT's own cost does not show
 INSERT_ROWS = 20_000
 INSERT_LIST_ITEMS = 2_500_000
+# rows that can be passed over at once; lists are read some rows at a time
+GROUP_ROWS = 122_880
+LIST_GROUP_ROWS = 20_480
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,54 @@ def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> in
             return table.write(run)
     run.parquet(measurement).unlink(missing_ok=True)
     return 0
+
+
+def write_columns(
+    run: RunDir,
+    measurement: str,
+    columns: Mapping[str, NDArray[Any] | str | None],
+    count: int,
+    source: str,
+) -> int:
+    """Replace `measurement`'s file by `count` rows that `source` derived, in order of time.
+
+    A column is an array (floats: NaN where missing; objects: None where missing) or the one text
+    of all rows; one that is not named is missing. SpoolError: an array of another kind or length.
+    """
+    path = run.parquet(measurement)
+    if not count:
+        path.unlink(missing_ok=True)
+        return 0
+    wanted = kinds(MEASUREMENTS[measurement])
+    given = {**columns, "spool_source": source, "spool_seq": np.arange(count)}
+    arrays: dict[str, NDArray[Any]] = {"row": np.empty(count, dtype=np.bool_)}
+    parameters = [v for name in wanted if not isinstance(v := given.get(name), np.ndarray)]
+    terms = [_derived(name, kind, given.get(name), count, arrays) for name, kind in wanted.items()]
+    if unknown := set(given) - set(wanted):
+        raise SpoolError(f"{measurement}: not of the schema: columns {sorted(unknown)}")
+    partial = path.with_name(path.name + ".part")
+    with _building(run) as inserter:
+        inserter.con.register("arrays", arrays)
+        sql = f"COPY (SELECT {', '.join(terms)} FROM arrays) TO {quoted(partial)}"
+        inserter.con.execute(f"{sql} (FORMAT parquet, USE_TMP_FILE false)", parameters)
+    partial.replace(path)
+    return count
+
+
+_DTYPES: dict[Kind, str] = {"float": "f", "int": "i", "bool": "b", "str": "O"}
+
+
+def _derived(
+    name: str, kind: Kind, value: object, count: int, arrays: dict[str, NDArray[Any]]
+) -> str:
+    """SQL for a column that was derived, whose data joins `arrays`."""
+    if not isinstance(value, np.ndarray):
+        return f'CAST(? AS {SQL_TYPES[kind]}) AS "{name}"'
+    if len(value) != count or value.dtype.kind != _DTYPES.get(kind):
+        raise SpoolError(f"{name}: {len(value)} x {value.dtype}, want {count} x {kind}")
+    arrays[name] = value
+    term = f'CASE WHEN isfinite("{name}") THEN "{name}" END' if kind == "float" else f'"{name}"'
+    return f'CAST({term} AS {SQL_TYPES[kind]}) AS "{name}"'
 
 
 def _by_measurement(batch: Batch) -> dict[str, tuple[list[Row], Sequence[int]]]:
@@ -230,9 +281,10 @@ class _Table:
         path = run.parquet(self.name)
         partial = path.with_name(path.name + ".part")
         order = "time_ns, spool_source, spool_seq"
+        rows = LIST_GROUP_ROWS if self._lists else GROUP_ROWS
         copied = self._con.execute(
             f'COPY (SELECT * FROM "{self.name}" ORDER BY {order}) TO {quoted(partial)} '
-            "(FORMAT parquet, USE_TMP_FILE false)"
+            f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {rows})"
         ).fetchone()
         self._con.execute(f'DROP TABLE "{self.name}"')
         partial.replace(path)
@@ -346,7 +398,7 @@ def read(
     names = ", ".join(f'"{c}"' for c in wanted)
     condition = f"WHERE {where}" if where else ""
     # a file lies in order of time, and DuckDB reads it in the order in which it lies
-    sql = f"SELECT {names} FROM ({_selection(run, m)}) {condition}"
+    sql = f"SELECT {names} FROM ({selection(run, m)}) {condition}"
     with connect(run.path / ".duckdb") as con:
         return fetch(con, sql, parameters)
 
@@ -361,7 +413,7 @@ def views(run: RunDir) -> duckdb.DuckDBPyConnection:
     """A connection with a view for every measurement, empty where there is no file."""
     con = connect(run.path / ".duckdb")
     for m in MEASUREMENTS.values():
-        con.execute(f'CREATE VIEW "{m.name}" AS {_selection(run, m)}')
+        con.execute(f'CREATE VIEW "{m.name}" AS {selection(run, m)}')
     return con
 
 
@@ -382,7 +434,7 @@ def _explicit(values: NDArray[Any]) -> NDArray[Any]:
     return data
 
 
-def _selection(run: RunDir, m: Measurement) -> str:
+def selection(run: RunDir, m: Measurement) -> str:
     path = run.parquet(m.name)
     if path.is_file():
         return f"SELECT * FROM read_parquet({quoted(path)})"
