@@ -17,6 +17,7 @@ from tokenswarm.telemetry.token import VARIABLE, read_token
 
 Kind = Literal["gpu", "engine", "docker"]
 GpuChoice = Literal["auto", "nvml", "sim", "replay", "host", "none"]
+KINDS: dict[str, Kind] = {"gpu": "gpu", "engine": "engine", "docker": "docker"}
 PORTS: dict[Kind, int] = {"gpu": 7070, "engine": 7071, "docker": 7072}
 Interval = Annotated[float, msgspec.Meta(ge=0.05, le=3600)]
 MAX_CONFIG = 1 << 20

@@ -21,7 +21,7 @@ import msgspec
 
 from tokenswarm.clock import Clock
 from tokenswarm.errors import TokenswarmError, UsageError
-from tokenswarm.store.spool import SEGMENT_BYTES, Writer
+from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.feed import Feed, Outbox
 from tokenswarm.telemetry.feeds import HealthFeed, feeds
@@ -30,6 +30,8 @@ from tokenswarm.telemetry.subscriber import Names, Subscriber
 
 MAX_LINE = 1 << 20
 MAX_NOTES = 50
+
+OpenWriter = Callable[[Path, str], Writer]
 
 
 class Remarks:
@@ -53,9 +55,10 @@ class Sampler:
     """Runs the feeds of `config`. `ended` holds the rows of each source that has ended."""
 
     def __init__(
-        self, config: Config, clock: Clock | None = None, segment_bytes: int = SEGMENT_BYTES
+        self, config: Config, clock: Clock | None = None, open_writer: OpenWriter = Writer
     ):
-        self._config, self._segment_bytes = config, segment_bytes
+        self._config, self._open_writer = config, open_writer
+        self.run_id = config.run_id
         self._clock = clock or Clock.anchored(config.t0_unix_ns, config.clock_offset_ns)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -126,8 +129,7 @@ class Sampler:
     def _guard(self, source: str, body: Callable[[Writer], None]) -> None:
         """One source's whole life: what ends it early is a note and leaves the others alone."""
         try:
-            spool, segment = Path(self._config.spool), self._segment_bytes
-            with Writer(spool, source, segment_bytes=segment) as writer:
+            with self._open_writer(Path(self._config.spool), source) as writer:
                 try:
                     body(writer)
                 finally:

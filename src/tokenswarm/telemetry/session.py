@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ import msgspec
 from tokenswarm.clock import NS, Clock
 from tokenswarm.errors import SpoolError
 from tokenswarm.store.frame import Frame
-from tokenswarm.store.spool import Position, follow, frames, inventory, segments
+from tokenswarm.store.spool import Position, Writer, follow, frames, inventory, segments
 from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.sampler import Sampler
 
@@ -37,7 +36,8 @@ class Session:
 
     def __init__(self, folder: Path, config: Config, clock: Clock, epoch: str):
         self.folder, self.spool, self.epoch = folder, Path(config.spool), epoch
-        self._sampler = Sampler(config, clock, segment_bytes=SEGMENT_BYTES)
+        self._handed_over: dict[str, int] = {}
+        self._sampler = Sampler(config, clock, self._writer)
         self._stopping = threading.Lock()
         self.stopped = threading.Event()
         self.seen_s = time.monotonic()  # when a subscriber was there last
@@ -94,13 +94,15 @@ class Session:
                 yield frame
 
     def acknowledge(self, source: str, next_seq: int) -> None:
-        """The subscriber holds every row of `source` before `next_seq`: drop full segments."""
-        paths = segments(self.spool).get(source, [])
-        for path, after in pairwise(paths):
-            first = next(frames(after, []), None)
-            if first is None or first.first_seq > next_seq:
-                return
-            path.unlink()
+        """The subscriber holds every row of `source` before `next_seq`: they may go."""
+        self._handed_over[source] = max(next_seq, self._handed_over.get(source, 0))
+
+    def _writer(self, folder: Path, source: str) -> Writer:
+        def handed_over() -> int:
+            return self._handed_over.get(source, 0)
+
+        # no bound here: what was not handed over is never dropped
+        return Writer(folder, source, segment_bytes=SEGMENT_BYTES, full="drop", shipped=handed_over)
 
     def bytes(self) -> int:
         """What the session holds on disk."""

@@ -183,6 +183,8 @@ class Subscriber:
                     return
                 except (wire.LinkError, UsageError, SpoolError) as e:
                     self._note(f"{self.name}: {e}")
+                    if self._stop.is_set() and isinstance(e, UsageError | wire.RefusedError):
+                        return  # it will not take us later
                 pause_s = AGAIN_S[min(attempt, len(AGAIN_S) - 1)]
                 attempt += 1
                 if self._late():
