@@ -221,6 +221,17 @@ def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: 
                       quiet=quiet))  # fmt: skip
 
 
+@main.command(epilog="Exit codes: 0 the same, 1 something differs, 2 usage or no answer.")
+@click.argument("path", type=click.Path(path_type=Path), metavar="RUN_DIR_OR_SPOOL")
+@_influx_options
+def verify(path: Path, influx_url: str | None, bucket: str, org: str, token_file: Path | None,
+           api: str) -> None:  # fmt: skip
+    """Prove count by count and sum by sum that InfluxDB holds what the run's files hold."""
+    from tokenswarm.command import database, run_verify
+
+    sys.exit(run_verify(path, database(influx_url, bucket, org, token_file, api)))
+
+
 @main.command(epilog=EXIT_CODES)
 @click.argument("kind", type=click.Choice(["gpu", "engine", "docker"]))
 @click.option(

@@ -193,6 +193,17 @@ def run_agent(kind: str, config: Path | None, given: dict[str, str | None]) -> N
     serve(settings_of(KINDS[kind], config, given))
 
 
+def run_verify(path: Path, where: "Database") -> int:
+    """Print files and database side by side; 0 when they are the same, else 1."""
+    from tokenswarm.store.verify import table, verify
+
+    checked = verify(path, where)
+    print(table(checked), end="")
+    same = not any(c.differences for c in checked)
+    print("everything is there" if same else "NOT everything is there")
+    return EXIT_GOOD if same else EXIT_GATE_FAILED
+
+
 def _stop_at_eof(patience: "Patience") -> None:
     sys.stdin.read()
     patience.stop()

@@ -79,7 +79,7 @@ class Encoder:
 
     def lines(self, rows: Sequence[Row], encoded: Encoded) -> str:
         """The lines of `rows`; counted in `encoded`."""
-        rows = self._well_formed(rows, encoded)
+        rows = self.well_formed(rows, encoded)
         if not rows:
             return ""
         columns = list(zip(*rows, strict=True))
@@ -112,7 +112,7 @@ class Encoder:
             encoded.left_out[f"{self.measurement.name}: no field"] += empty
         return "".join(lines)
 
-    def _well_formed(self, rows: Sequence[Row], encoded: Encoded) -> Sequence[Row]:
+    def well_formed(self, rows: Sequence[Row], encoded: Encoded) -> Sequence[Row]:
         """`rows` without those of another length and those without a time."""
         if set(map(len, rows)) == {self._width}:
             times = [row[0] for row in rows]
