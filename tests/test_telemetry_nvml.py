@@ -297,7 +297,7 @@ def test_a_lost_gpu_does_not_stop_the_others_and_is_taken_again(
     back = until(nvml, lambda seen: indices(seen) == [0, 1])[0]
     assert (back.power_w, back.uuid) == (123.456, "GPU-gpu0")
     assert slow_one(nvml).energy_j == 5.0
-    assert nvml.lost == ()
+    assert not nvml.lost
 
 
 def test_a_gpu_that_only_a_new_start_of_nvml_brings_back(

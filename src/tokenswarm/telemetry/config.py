@@ -8,13 +8,15 @@ GpuKind = Literal["nvml", "sim", "replay", "host", "none"]
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """`trace`: the file that `replay` plays; `ports`: where the servers listen whose memory `host`
-    shows; `pcie`: ask for PCIe throughput, which blocks for 21 ms a direction."""
+    """`trace`: the file that `replay` plays, from its second `trace_from_s` on; `ports`: where the
+    servers listen whose memory `host` shows; `pcie`: ask for PCIe throughput, which blocks for
+    21 ms a direction."""
 
     source: GpuKind = "none"
     interval_s: float = 0.05
     control_url: str | None = None
     trace: str | None = None
+    trace_from_s: float = 0.0
     ports: tuple[int, ...] = ()
     pcie: bool = False
 

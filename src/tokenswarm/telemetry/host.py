@@ -57,7 +57,7 @@ class HostReader:
     def sample(self) -> HostSample:
         now, last = self._counters(), self._last
         self._last = now
-        memory = memory_of(_read(self._proc / "meminfo"))
+        memory = memory_of(read_text(self._proc / "meminfo"))
         if last is None:
             return memory
         span_s = now.at_s - last.at_s
@@ -75,9 +75,9 @@ class HostReader:
         cards = _with_device(self._sys / "class" / "net")
         return Counters(
             time.perf_counter(),
-            cpu_of(_read(self._proc / "stat")),
-            disk_of(_read(self._proc / "diskstats"), disks),
-            network_of(_read(self._proc / "net" / "dev"), cards),
+            cpu_of(read_text(self._proc / "stat")),
+            disk_of(read_text(self._proc / "diskstats"), disks),
+            network_of(read_text(self._proc / "net" / "dev"), cards),
         )
 
 
@@ -165,7 +165,8 @@ def _with_device(folder: Path) -> list[str]:
         return []
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Empty when it cannot be read."""
     try:
         return path.read_text("utf-8", "replace")
     except OSError:

@@ -1,6 +1,7 @@
 """The GPU reader that a configuration names. Each is imported only when it is opened."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.config import Gpu
@@ -23,4 +24,15 @@ def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
         from tokenswarm.telemetry.owner import Owners
 
         return Nvml(Owners(tuple(names)), pcie=gpu.pcie)
+    if gpu.source == "replay":
+        from tokenswarm.telemetry.replay import Replay
+
+        if not gpu.trace:
+            raise UsageError("telemetry.gpu.source is replay, but no trace is named")
+        return Replay(Path(gpu.trace), gpu.trace_from_s)
+    if gpu.source == "host":
+        from tokenswarm.telemetry.hostgpu import HostGpu
+        from tokenswarm.telemetry.owner import Owners
+
+        return HostGpu(tuple(names), Owners(tuple(names)), gpu.ports)
     raise UsageError(f"telemetry.gpu.source {gpu.source!r} is not known here")

@@ -1,0 +1,148 @@
+"""Source `host`: the memory of engines that run on the CPU, as a GPU called `cpu`.
+
+Which processes those are, their command lines say (they name a model of the scenario) or the
+ports that they listen on. Linux, since the memory is read from `/proc`.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tokenswarm.errors import UsageError
+from tokenswarm.telemetry.gpu import GpuProcess, GpuSample, TelemetryGap
+from tokenswarm.telemetry.host import memory_of, read_text
+from tokenswarm.telemetry.owner import Owners
+
+SCAN_S = 1.0  # how often processes are looked for
+SHARE_S = 1.0  # how often the kernel is asked for a process's share, which walks its pages
+BLOB = "sha256-"  # how Ollama's engines name a model
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Memory:
+    """Bytes that one process holds: its proportional share of what it maps (PSS), a model's file
+    included. The share is renewed once a second and moves with what is resident in between."""
+
+    def __init__(self, pid: int, proc: Path = Path("/proc")):
+        self._folder = proc / str(pid)
+        self._share = self._resident_then = 0
+        self._renewed_s: float | None = None
+
+    def bytes(self) -> int | None:
+        """None when the process has gone, or is nobody's business."""
+        resident = self._resident()
+        if not resident:
+            return None  # a process that has ended but was not waited for holds nothing, too
+        now = time.perf_counter()
+        if self._renewed_s is None or now - self._renewed_s >= SHARE_S:
+            self._renewed_s = now
+            # somebody else's process tells what is resident, but not its share
+            self._share, self._resident_then = self._proportional() or resident, resident
+        return max(0, self._share + resident - self._resident_then)
+
+    def _resident(self) -> int | None:
+        try:
+            return int((self._folder / "statm").read_text().split()[1]) * PAGE
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _proportional(self) -> int | None:
+        try:
+            lines = (self._folder / "smaps_rollup").read_text().splitlines()
+        except OSError:
+            return None
+        pss = (line for line in lines if line.startswith("Pss:"))
+        return next((int(line.split()[1]) << 10 for line in pss), None)
+
+
+class HostGpu:
+    """This host's memory as a GPU. `used` is what the engines hold, `free` what is available."""
+
+    kind = "host"
+
+    def __init__(
+        self, names: Collection[str], owners: Owners, ports: Collection[int] = (),
+        proc: Path = Path("/proc"),
+    ):  # fmt: skip
+        """UsageError where there is no `/proc`."""
+        if not (proc / "self" / "statm").exists():
+            raise UsageError(
+                "telemetry.gpu.source is host, but this system has no /proc: "
+                "it needs Linux; set the source to none"
+            )
+        self._names, self._owners, self._ports = tuple(names), owners, frozenset(ports)
+        self._proc = proc
+        self._engines: dict[int, Memory] = {}
+        self._scanned_s: float | None = None
+
+    def about(self) -> dict[str, Any]:
+        return {"kind": self.kind, "ports": sorted(self._ports), "models": list(self._names)}
+
+    def sample(self) -> list[GpuSample]:
+        now = time.perf_counter()
+        if self._scanned_s is None or now - self._scanned_s >= SCAN_S:
+            self._scanned_s = now
+            self._scan()
+        held = {pid: m for pid, memory in self._engines.items() if (m := memory.bytes())}
+        host = memory_of(read_text(self._proc / "meminfo"))
+        total, used = host.memory_total_bytes, host.memory_used_bytes
+        if total is None or used is None:
+            raise TelemetryGap("/proc/meminfo cannot be read")
+        return [
+            GpuSample(
+                index=0, label="cpu", name=f"memory of {socket.gethostname()}",
+                vram_total_bytes=total, vram_used_bytes=sum(held.values()),
+                vram_free_bytes=total - used,
+                processes=tuple(self._process(pid, m) for pid, m in held.items()),
+            )
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _process(self, pid: int, held: int) -> GpuProcess:
+        owner = self._owners.resolve(pid)
+        return GpuProcess(
+            pid=pid, vram_used_bytes=held, model=owner.model, container=owner.container
+        )
+
+    def _scan(self) -> None:
+        """Find the engines anew; those that are still there keep what is known of them."""
+        found = set(self._named()) | set(self._listening())
+        found -= {os.getpid(), os.getppid()}
+        self._engines = {
+            pid: self._engines.get(pid) or Memory(pid, self._proc) for pid in sorted(found)
+        }
+        self._owners.forget_all_but(found)
+
+    def _named(self) -> Iterator[int]:
+        """Processes whose own command line says one of the models; children inherit none."""
+        signs = [name.encode() for name in self._names] + [BLOB.encode()]
+        for folder in self._proc.iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                line = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue  # it has ended
+            if any(sign in line for sign in signs):
+                pid = int(folder.name)
+                if self._owners.resolve(pid).model in self._names:
+                    yield pid
+
+    def _listening(self) -> Iterator[int]:
+        """Processes that serve on the ports, and their children: engines of several processes."""
+        if not self._ports:
+            return
+        for c in psutil.net_connections("tcp"):
+            if c.pid and c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port in self._ports:
+                yield c.pid
+                try:
+                    yield from (child.pid for child in psutil.Process(c.pid).children(True))
+                except psutil.Error:
+                    continue  # it has ended
