@@ -148,7 +148,7 @@ BAD_TAILS = [
     ("seed: -1", 9, "$.seed", ["-1", "0 or more"]),
     # telemetry and gates
     ("telemetry: {gpu: {interval_s: 0.001}}", 9, "$.telemetry.gpu.interval_s", ["0.01 or"]),
-    ("telemetry: {agents: [gpu]}", 9, "$.telemetry.agents[0]", ["'gpu'", "http://"]),
+    ("telemetry: {agents: [gpu]}", 9, "$.telemetry.agents[0]", ["'gpu'", "HOST:PORT"]),
     ("gates: [' ']", 9, "$.gates[0]", ["' '", "write one such as"]),
 ]
 

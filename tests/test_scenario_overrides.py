@@ -57,7 +57,7 @@ def test_users_make_a_load_closed_and_a_rate_makes_it_open() -> None:
         ({"max_requests": 0}, ["--max-requests: 0", "1 or more"]),
         ({"seed": -1}, ["--seed: -1", "0 or more"]),
         ({"gates": [""]}, ["--gate: ''", "write one such as"]),
-        ({"agents": ["gpu"]}, ["--agent: 'gpu'", "http://"]),
+        ({"agents": ["gpu"]}, ["--agent: 'gpu'", "HOST:PORT"]),
     ],
 )
 def test_a_wrong_option_is_refused_by_its_name(values: dict[str, Any], parts: list[str]) -> None:

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tokenswarm.errors import ScenarioError
+from tokenswarm.errors import ScenarioError, UsageError
 from tokenswarm.scenario import promptfile
 from tokenswarm.scenario.model import (
     ClosedLoad,
@@ -24,6 +24,7 @@ from tokenswarm.scenario.model import (
 )
 from tokenswarm.scenario.place import Place, shown
 from tokenswarm.scenario.shape import Problem, nearest
+from tokenswarm.scenario.urls import agent_address
 
 ENDPOINTS = {
     "ollama": ("chat", "generate", "completions", "embeddings"),
@@ -276,9 +277,22 @@ def _times(scenario: Scenario) -> Iterator[Problem]:
 def _telemetry(scenario: Scenario) -> Iterator[Problem]:
     telemetry = scenario.telemetry
     for number, agent in enumerate(telemetry.agents):
-        yield from _url(("telemetry", "agents", number), agent)
+        yield from _agent(("telemetry", "agents", number), agent)
+    if telemetry.gpu.source == "agent" and not telemetry.agents:
+        message = "there is no agent to listen to;"
+        yield Problem(("telemetry", "gpu", "source"), f"{message} name it in telemetry.agents")
+    if (telemetry.gpu.source == "replay") != (telemetry.gpu.trace is not None):
+        message = "source: replay and trace: FILE belong together;"
+        yield Problem(("telemetry", "gpu", "trace"), f"{message} give both or neither")
     yield from _at_least(("telemetry", "gpu", "interval_s"), telemetry.gpu.interval_s, 0.01)
     yield from _at_least(("telemetry", "engine", "interval_s"), telemetry.engine.interval_s, 0.05)
+
+
+def _agent(place: Place, text: str) -> Iterator[Problem]:
+    try:
+        agent_address(text)
+    except UsageError as e:
+        yield Problem(place, f"{shown(place, text)} {e}")
 
 
 def _at_least(place: Place, value: float, least: float) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ Api = Literal["ollama", "openai"]
 EndpointName = Literal["chat", "completions", "generate", "embeddings"]
 MixOrder = Literal["weighted", "round_robin"]
 Arrivals = Literal["constant", "poisson", "gamma"]
-GpuSource = Literal["auto", "nvml", "sim", "replay", "host", "none"]
+GpuSource = Literal["auto", "agent", "nvml", "sim", "replay", "host", "none"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,8 +117,11 @@ Load = ClosedLoad | OpenLoad
 
 
 class GpuTelemetry(_Strict, frozen=True):
+    """`trace` is the recorded file that source `replay` plays."""
+
     source: GpuSource = "auto"
     interval_s: float = 0.05
+    trace: str | None = None
 
 
 class EngineTelemetry(_Strict, frozen=True):
@@ -126,7 +129,11 @@ class EngineTelemetry(_Strict, frozen=True):
 
 
 class Telemetry(_Strict, frozen=True):
+    """`agents` are HOST:PORT. Their token lies in a file or an environment variable."""
+
     agents: list[str] = []
+    agent_token_file: str | None = None
+    agent_token_env: str = "TOKENSWARM_AGENT_TOKEN"
     gpu: GpuTelemetry = GpuTelemetry()
     engine: EngineTelemetry = EngineTelemetry()
 

@@ -11,6 +11,7 @@ import yaml
 
 from tokenswarm.clock import slug
 from tokenswarm.errors import UsageError
+from tokenswarm.scenario.urls import agent_address
 from tokenswarm.telemetry.config import Config, Containers, Engine, Gpu, Host
 from tokenswarm.telemetry.source import DRIVER, WSL
 from tokenswarm.telemetry.token import VARIABLE, read_token
@@ -21,7 +22,6 @@ KINDS: dict[str, Kind] = {"gpu": "gpu", "engine": "engine", "docker": "docker"}
 PORTS: dict[Kind, int] = {"gpu": 7070, "engine": 7071, "docker": 7072}
 Interval = Annotated[float, msgspec.Meta(ge=0.05, le=3600)]
 MAX_CONFIG = 1 << 20
-MAX_PORT = 65535
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +35,7 @@ class GpuSection(_Strict, frozen=True):
     interval_s: Annotated[float, msgspec.Meta(ge=0.01, le=60)] = 0.05
     control_url: str | None = None
     trace: str | None = None
+    trace_from_s: float = 0.0
     ports: tuple[int, ...] = ()
     pcie: bool = False
 
@@ -124,7 +125,7 @@ class Place(msgspec.Struct, frozen=True):
 
 def place_of(settings: Settings) -> Place:
     """UsageError: no address, or one beyond this host without a token."""
-    host, port = address(settings.listen or "")
+    host, port = _address(settings.listen or "")
     token = read_token(settings.token_file)
     if token is None and not loopback(host):
         raise UsageError(
@@ -135,14 +136,11 @@ def place_of(settings: Settings) -> Place:
     return Place(host, port, token)
 
 
-def address(text: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[V6]:PORT`; a scheme before it is passed over. UsageError."""
-    rest = text.partition("://")[2] or text
-    host, colon, port = rest.rstrip("/").rpartition(":")
-    host = host.strip("[]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
-        raise UsageError(f"{text[:200]!r} is no address of an agent: give HOST:PORT, as gpu:7070")
-    return host, int(port)
+def _address(text: str) -> tuple[str, int]:
+    try:
+        return agent_address(text)
+    except UsageError as e:
+        raise UsageError(f"listen {text[:200]!r} {e}") from None
 
 
 def loopback(host: str) -> bool:

@@ -12,11 +12,11 @@ import msgspec
 
 from tokenswarm.clock import Clock, Exchange, Offset, machine, offset_of
 from tokenswarm.errors import SpoolError, UsageError
+from tokenswarm.scenario.urls import agent_address
 from tokenswarm.store.frame import Frame, unpack
 from tokenswarm.store.row import check_row
 from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry import wire
-from tokenswarm.telemetry.agentconfig import address
 from tokenswarm.telemetry.config import Agent, Config
 from tokenswarm.telemetry.feed import Notes
 from tokenswarm.telemetry.token import proof, same
@@ -63,7 +63,7 @@ class Names:
 def connect(agent: Agent) -> tuple[wire.Channel, wire.About]:
     """A connection to `agent`, both sides known to each other. LinkError; UsageError when there
     is no use in trying again."""
-    host, port = address(agent.address)
+    host, port = agent_address(agent.address)
     try:
         connection = socket.create_connection((host, port), CONNECT_S)
     except OSError as e:
