@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from bench import accuracy, hot_path
+from bench import accuracy, hot_path, report
 from bench.server import BenchError
 
-BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path}
+BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path, "report": report}
 
 
 def parser() -> argparse.ArgumentParser:

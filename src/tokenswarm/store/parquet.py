@@ -34,9 +34,6 @@ PIECE_LIST_ITEMS = 250_000
 # enough rows that an INSERT's own cost does not show
 INSERT_ROWS = 20_000
 INSERT_LIST_ITEMS = 2_500_000
-# rows that can be passed over at once; lists are read some rows at a time
-GROUP_ROWS = 122_880
-LIST_GROUP_ROWS = 20_480
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +278,9 @@ class _Table:
         path = run.parquet(self.name)
         partial = path.with_name(path.name + ".part")
         order = "time_ns, spool_source, spool_seq"
-        rows = LIST_GROUP_ROWS if self._lists else GROUP_ROWS
         copied = self._con.execute(
             f'COPY (SELECT * FROM "{self.name}" ORDER BY {order}) TO {quoted(partial)} '
-            f"(FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {rows})"
+            "(FORMAT parquet, USE_TMP_FILE false)"
         ).fetchone()
         self._con.execute(f'DROP TABLE "{self.name}"')
         partial.replace(path)
