@@ -1,7 +1,6 @@
 """Rows into a database, whatever it takes: batches that fit, patience, and quarantine."""
 
 import random
-import threading
 import time
 import zlib
 from bisect import bisect_right
@@ -18,9 +17,9 @@ from tokenswarm.store.lines import Encoded, encode
 from tokenswarm.store.quarantine import Quarantine, Refused
 
 BATCH_LINES = 5_000
-BATCH_LINES_MAX = 10_000
 BACKOFF_S = 0.5
 BACKOFF_MAX_S = 30.0
+SLICE_S = 0.1
 GZIP_LEVEL = 1
 
 
@@ -30,29 +29,22 @@ class GaveUpError(Exception):
 
 class Patience:
     """How long to go on trying: with `follow` for good, and after `stop` (or without `follow`)
-    for `drain_s` in vain.
+    for `drain_s` in vain, that is without a batch written.
 
-
-    Not for several threads, but `stop` may come from anywhere, a signal handler too.
+    `stop` may come from anywhere, a signal handler too: hence no lock is in here.
     """
 
     def __init__(self, drain_s: float, *, follow: bool):
         self.drain_s, self._follow = drain_s, follow
-        self._stop = threading.Event()
-        self._hurry = threading.Event()
+        self.stopping = False
         self._since_s = time.monotonic()
-
-    @property
-    def stopping(self) -> bool:
-        return self._stop.is_set()
 
     def stop(self) -> None:
         """Send what is there and end; asked a second time, end at once."""
-        if self._stop.is_set():
+        if self.stopping:
             self.drain_s = 0.0
-            self._hurry.set()
         self._since_s = time.monotonic()
-        self._stop.set()
+        self.stopping = True
 
     def progressed(self) -> None:
         """A batch was written."""
@@ -66,14 +58,15 @@ class Patience:
 
     def idle(self, seconds: float) -> None:
         """Wait for more rows, or until asked to stop."""
-        self._stop.wait(seconds)
+        end = time.monotonic() + seconds
+        while not self.stopping and (wait := end - time.monotonic()) > 0:
+            time.sleep(min(wait, SLICE_S))
 
     def pause(self, seconds: float) -> None:
         """Wait before the next try, no longer than there is time."""
         end = time.monotonic() + seconds
         while (wait := min(end - time.monotonic(), self.left_s())) > 0:
-            # in slices: a stop in the middle shortens what is left
-            self._hurry.wait(min(wait, 0.2))
+            time.sleep(min(wait, SLICE_S))
 
 
 @dataclass(slots=True)
@@ -94,7 +87,8 @@ class Batch:
 
 
 class Sender:
-    """Sends batches to one database; `size` is how many rows it asks for at once now."""
+    """Sends batches to one database; `size` is how many rows are in one now: half as many when the
+    database finds it too large or takes too long, more again while all goes well."""
 
     def __init__(
         self,
@@ -106,7 +100,7 @@ class Sender:
         timeout_s: float = 30.0,
         said: Callable[[str], None] = lambda text: None,
     ):
-        self.size = self._first_size = batch_lines
+        self.size, self._most = batch_lines, 2 * batch_lines
         self.retries = 0
         self.reason = ""  # of the trouble that there is now
         self._database, self._quarantine, self._patience = database, quarantine, patience
@@ -213,7 +207,7 @@ class Sender:
         self._patience.pause(max(random.uniform(0, ceiling), answer.retry_after_s or 0.0))
 
     def _grow(self) -> None:
-        self.size = min(BATCH_LINES_MAX, max(self._first_size, self.size), self.size * 5 // 4 + 1)
+        self.size = min(self._most, self.size * 5 // 4 + 1)
 
     def _refuse(self, batch: Batch, lo: int, hi: int, reason: str, counts: Counts) -> None:
         for i in range(lo, hi):
