@@ -1,7 +1,7 @@
 """The one module of analysis that reads and writes files: a run directory in, figures out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,18 +9,17 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis import gates as gate
+from tokenswarm.analysis.collateral import Collateral, with_collateral
 from tokenswarm.analysis.columns import Columns, Ints, Texts, coded, floats, run_seconds, texts
+from tokenswarm.analysis.evidence import SIDES, evidence, limits_of
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.analysis.gates import Gate
 from tokenswarm.analysis.health import Source
 from tokenswarm.analysis.requests import Requests, requests
-from tokenswarm.analysis.residency import engine_stays, process_stays
 from tokenswarm.analysis.strata import Strata
 from tokenswarm.analysis.summary import Facts, Measured, model_names, summarise
-from tokenswarm.analysis.swaps import find
 from tokenswarm.analysis.throughput import Replies, TokenSeries
 from tokenswarm.analysis.timeline import Timeline, timeline
-from tokenswarm.analysis.vram import device_memories
 from tokenswarm.analysis.words import facts_of
 from tokenswarm.store import parquet
 from tokenswarm.store.parquet import BuildReport
@@ -81,14 +80,16 @@ def _measure(
     columns: Stored,
 ) -> tuple[Measured, Timeline]:
     t0 = manifest.t0_unix_ns
-    residency, polls = parquet.read(run, "residency"), parquet.read(run, "engine")
-    processes, gpu = parquet.read(run, "gpu_process"), parquet.read(run, "gpu")
-    stays = [*engine_stays(residency, polls, t0), *process_stays(processes, gpu, t0)]
-    memories = device_memories(gpu, t0)
-    found = find(table, stays, memories, t0)
+    sides = {name: parquet.read(run, name) for name in SIDES}
+    residency, processes = sides["residency"], sides["gpu_process"]
+    seen = evidence(sides, t0, limits_of(manifest.telemetry or {}))
+    found = seen.find(table)
     tokens = TokenSeries(len(names), facts.duration_s, facts.load_s)
+    lost = Collateral(names, found.events, facts.duration_s)
     for some in _replies(columns, names):
         tokens.add(some)
+        lost.add(some)
+    found = replace(found, events=with_collateral(found, lost, table, tokens))
     generator = parquet.read(run, "generator")
     workers = {*texts(generator, "worker"), *texts(columns, "worker")}
     measured = Measured(
@@ -96,13 +97,14 @@ def _measure(
         error_text=texts(columns, "error_text")[table.row],
         tokens=tokens,
         found=found,
-        memories=memories,
+        memories=seen.memories,
+        tax_ratio=lost.tax_ratio(facts.load_s),
         generator=generator,
         sources=_sources(run, manifest, built, workers),
         visible_to=_visible_to(table, residency, processes),
     )
     line = timeline(
-        names, table, found.strata, tokens, memories, processes, residency, stays,
+        names, table, found, tokens, seen.memories, processes, residency, seen.stays,
         facts.duration_s, t0,
     )  # fmt: skip
     return measured, line

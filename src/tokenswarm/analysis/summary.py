@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis.columns import Bools, Columns, Floats, Texts
+from tokenswarm.analysis.correlate import thrash, with_and_without
 from tokenswarm.analysis.figures import (
     STATUSES,
     STRATA,
@@ -34,6 +35,7 @@ from tokenswarm.analysis.throughput import TokenSeries
 from tokenswarm.analysis.vram import DeviceMemory
 
 ERRORS_SHOWN = 100
+CHANGES_SHOWN = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Measured:
     generator: Columns
     sources: Sequence[Source]
     visible_to: Sequence[str]
+    tax_ratio: float | None = None
 
 
 def model_names(facts_models: Sequence[str], requests: Requests) -> list[str]:
@@ -112,7 +115,7 @@ def _figures(facts: Facts, m: Measured) -> Summary:
         output_tok_s=m.tokens.output_tok_s(),
         models={name: _model(facts, m, i, name) for i, name in enumerate(names)},
         cold_starts=_cold_starts(m.found.events, m.visible_to),
-        swaps=_swaps(m.found.events, facts.load_s),
+        swaps=_swaps(m, facts.load_s),
         gpu={memory.name: _gpu(memory) for memory in m.memories},
         generator=generator_figures(m.requests, m.generator, m.sources),
         load_s=facts.load_s,
@@ -209,7 +212,8 @@ def _cold_starts(events: Sequence[SwapEvent], visible_to: Sequence[str]) -> Cold
     )
 
 
-def _swaps(events: Sequence[SwapEvent], load_s: float) -> Swaps:
+def _swaps(m: Measured, load_s: float) -> Swaps:
+    events = m.found.events
     swaps = [e for e in events if e.displaced]
     return Swaps(
         count=len(swaps),
@@ -219,7 +223,25 @@ def _swaps(events: Sequence[SwapEvent], load_s: float) -> Swaps:
         waiters=sum(e.waiters for e in swaps),
         collateral=sum(e.collateral for e in swaps),
         events=list(events),
+        by_kind=dict(sorted(Counter(e.kind for e in events).items())),
+        by_cause=dict(sorted(Counter(e.cause for e in events).items())),
+        by_outcome=dict(sorted(Counter(e.outcome for e in events).items())),
+        moved_bytes=_total(_known([e.moved_bytes for e in events])),
+        blocked_request_s=_sum([e.blocked_request_s for e in events]),
+        tokens_lost=_sum([e.tokens_lost for e in events]),
+        energy_j=_sum([e.energy_j for e in events]),
+        tax_ratio=m.tax_ratio,
+        affected_ratio=_share(np.asarray(m.found.strata.name != "warm", dtype=np.bool_)),
+        thrash=thrash(m.requests, events, load_s, m.tax_ratio),
+        p95=with_and_without(m.requests, events),
+        residency=list(m.found.changes[:CHANGES_SHOWN]),
     )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """The sum of the known ones; None when none is."""
+    known = _known(values)
+    return float(known.sum()) if len(known) else None
 
 
 def _gpu(memory: DeviceMemory) -> GpuFigures:

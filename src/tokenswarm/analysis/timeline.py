@@ -7,10 +7,12 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis.columns import Bools, Columns, Floats, Ints, floats, run_seconds, texts
+from tokenswarm.analysis.correlate import Seconds, Superposed, seconds, superposed
 from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import HELD, Stay, memory_at
 from tokenswarm.analysis.strata import Strata
+from tokenswarm.analysis.swaps import Found
 from tokenswarm.analysis.throughput import TokenSeries
 from tokenswarm.analysis.vram import DeviceMemory
 
@@ -71,12 +73,14 @@ class Timeline(msgspec.Struct, frozen=True):
     dots: dict[str, Dots]
     memory: list[Memory]
     residency: dict[str, list[Span]]
+    by_second: Seconds = Seconds()
+    superposed: Superposed = Superposed()
 
 
 def timeline(
     names: Sequence[str],
     requests: Requests,
-    strata: Strata,
+    swaps: Found,
     tokens: TokenSeries,
     memories: Sequence[DeviceMemory],
     processes: Columns,
@@ -108,11 +112,13 @@ def timeline(
             for n, m in zip(names, masks, strict=True)
         },
         dots={
-            n: dots(requests, strata, m, max(200, s))
+            n: dots(requests, swaps.strata, m, max(200, s))
             for n, m, s in zip(names, masks, share, strict=True)
         },
         memory=[memory(m, processes, t0_unix_ns) for m in memories],
         residency={n: found[n] for n in names if n in found},
+        by_second=seconds(requests, tokens, memories, swaps.events),
+        superposed=superposed(swaps.events, memories),
     )
 
 
