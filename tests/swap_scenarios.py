@@ -114,8 +114,8 @@ def scenario(dice: random.Random, drawn: Drawn, names: list[str], **changes: Any
         "mix": {"order": dice.choice(["weighted", "round_robin"])},
         "load": {
             "kind": "closed",
-            "users": dice.randint(1, 5),
-            "think_s": round(dice.uniform(0.02, 0.3), 3),
+            "users": dice.randint(2, 6),
+            "think_s": round(dice.uniform(0.02, 0.2), 3),
         },
         "duration_s": 12,
         "drain_s": 20,

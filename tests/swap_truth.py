@@ -1,7 +1,7 @@
 """Swaps, marks and strata held against the simulator's ground truth, on scenarios drawn by seed.
 
-    python -m tests.swap_truth --swaps 1000 --write docs/swap-accuracy.md
-    python -m tests.swap_truth --seed 17 --keep /tmp/seed-17
+python -m tests.swap_truth --swaps 1000 --write docs/swap-accuracy.md
+python -m tests.swap_truth --seed 17 --keep /tmp/seed-17
 """
 
 import argparse
@@ -30,6 +30,7 @@ from tests.swap_compare import (
     victims,
 )
 from tests.swap_scenarios import Drawn, draw
+from tokenswarm.analysis.run import analyse
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
 from tokenswarm.store import parquet
@@ -78,6 +79,13 @@ def play(drawn: Drawn, folder: Path) -> Played:
         said = (folder / "stderr.txt").read_text()[-500:]
         return Played(drawn, Compared(), problem=f"exit code {code}: {said}")
     return compare(drawn, runs[-1], truth.read(told))
+
+
+def play_again(folder: Path) -> Played:
+    """Analyse the kept run in `folder` (named after its seed) anew, and compare."""
+    run = run_dirs(folder / "runs")[-1]
+    analyse(run)
+    return compare(draw(int(folder.name)), run, truth.read(folder / "truth.jsonl"))
 
 
 def compare(drawn: Drawn, run: RunDir, read: truth.Truth) -> Played:
@@ -182,9 +190,9 @@ def differences(p: Played) -> Iterator[str]:
     """What differs in one scenario, a line each."""
     if p.problem:
         yield f"  {p.problem}"
-    for t in p.compared.missed:
+    for t in p.compared.missed[:12]:
         yield f"  missed: {_told(t)}"
-    for e in p.compared.false:
+    for e in p.compared.false[:12]:
         marks = {k: round(v, 3) for k in _MARKS if (v := e.get(k)) is not None}
         yield (
             f"  false: {e['model_in']} for {sorted(victims(e)) or 'nobody'} {e['kind']} "
@@ -275,6 +283,19 @@ def play_all(
     return totals, began or 0
 
 
+def again(kept: Path) -> int:
+    """Compare kept runs with the analysis as it is now."""
+    totals = Totals()
+    for folder in sorted(
+        (p for p in kept.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)
+    ):
+        played = play_again(folder)
+        totals.played.append(played)
+        print("\n".join([line(played), *differences(played)]), flush=True)
+    print(table(totals))
+    return 0 if all(p.good for p in totals.played) else 1
+
+
 def play_one(seed: int, keep: Path | None = None) -> Played:
     """One seed, in a folder that goes unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="swaps-")) if keep is None else keep / str(seed)
@@ -293,7 +314,10 @@ def main() -> int:
     parser.add_argument("--one", action="store_true", help="that seed alone")
     parser.add_argument("--write", type=Path, help="write the table to this Markdown file")
     parser.add_argument("--keep", type=Path, help="keep run directories here")
+    parser.add_argument("--again", type=Path, help="analyse the runs kept here anew, play nothing")
     args = parser.parse_args()
+    if args.again:
+        return again(args.again)
     wanted: dict[str, Any] = {"swaps": args.swaps, "scenarios": args.scenarios}
     if args.one:
         wanted = {"swaps": 0, "scenarios": 1}

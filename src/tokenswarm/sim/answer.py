@@ -41,6 +41,7 @@ class Answer:
     load: int | None = None
     held_wait_s: float = 0.0
     held_stall_s: float = 0.0
+    late_s: float = 0.0
     server: str = "ollama"
 
     def waited_for_others(self, seconds: float) -> None:
@@ -117,5 +118,6 @@ class Answer:
             collateral_wait_s=round(self.collateral_s, 6),
             held_wait_s=round(self.held_wait_s, 6),
             held_stall_s=round(self.held_stall_s, 6),
+            late_s=round(self.late_s, 6),
             server=self.server,
         )

@@ -58,7 +58,7 @@ class Instance:
         self.used_s = now_s()
         self.start_failure: str | None = None
         self.on_down: Callable[[], None] = lambda: None
-        self._awake = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -73,15 +73,31 @@ class Instance:
         """Of the reservation, what is KV cache."""
         return max(1, self.reserved - self._least_bytes)
 
-    async def until_awake(self) -> None:
-        await self._awake.wait()
+    async def admit(self) -> None:
+        """Wait until the model is awake; from then on this request is being served, until `end`.
 
-    def begin(self) -> None:
-        """A request is being served."""
+        Whoever waited is let in before the server can be put to sleep again.
+        """
+        if self.awake:
+            self._begin()
+            return
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(admitted)
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self.end()
+            elif admitted in self._waiters:
+                self._waiters.remove(admitted)
+            raise
+
+    def _begin(self) -> None:
         self.running += 1
         self._idle.clear()
 
     def end(self) -> None:
+        """A request that was admitted has ended."""
         self.running -= 1
         self.used_s = now_s()
         if not self.running:
@@ -164,7 +180,6 @@ class Instance:
 
     def _drop(self) -> None:
         self.state = "down"
-        self._awake.clear()
         if self.pid is not None:
             now = now_s()
             if any(c.pid == self.pid for c in self._gpu.ledger.claims()):
@@ -176,7 +191,11 @@ class Instance:
         self.state, self.weights_good, self.coming = "awake", True, None
         self.used_s = now_s()
         self._log_load(coming, kind, "ok")
-        self._awake.set()
+        for waiter in self._waiters:
+            if not waiter.done():
+                self._begin()
+                waiter.set_result(None)
+        self._waiters = []
 
     # sleep
 
@@ -187,7 +206,6 @@ class Instance:
         from now on waits. Returns when memory began to go and when it was gone."""
         assert self.pid is not None
         self.state, self.level = "sleeping", level
-        self._awake.clear()
         await self._idle.wait()
         now = now_s()
         rate = self.spec.sleep_bytes_per_s

@@ -32,6 +32,7 @@ from tokenswarm.sim.runner import (
 from tokenswarm.sim.truth import LoadCause, LoadOutcome, UnloadCause
 
 WEIGHTS_SHARE = 0.9  # of a load the weights are being copied, the rest is warm-up
+LINE_S = 0.001  # a shorter wait is no wait for a lock
 CRASH_SHARE = 0.6  # of a load that crashes it takes so much
 
 
@@ -48,6 +49,7 @@ class Scheduler:
         self._loaded: dict[str, Runner] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._locked_until = 0.0
+        self._line = asyncio.Lock()
 
     # what requests call
 
@@ -57,11 +59,12 @@ class Scheduler:
 
     async def unlocked(self) -> float:
         """Wait until no runner is being started or killed; the seconds that it took."""
-        waited = 0.0
-        while (wait := self._locked_until - now_s()) > 0:
-            await asyncio.sleep(wait)
-            waited += wait
-        return waited
+        began_s = now_s()
+        async with self._line:  # who came first goes on first
+            while (wait := self._locked_until - now_s()) > 0:
+                await asyncio.sleep(wait)
+        waited_s = now_s() - began_s
+        return waited_s if waited_s > LINE_S else 0.0
 
     async def acquire(self, ask: Ask) -> Grant:
         """A runner for `ask`; give it back with `release`. Raises Busy or LoadFailed."""

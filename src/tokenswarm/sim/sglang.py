@@ -43,7 +43,8 @@ class SglangServer(SingleServer):
         reply.whole(200 if self.instance.awake else 503, b"", "application/json")
 
     async def _health(self, request: Request, reply: Reply) -> None:
-        await self.instance.until_awake()
+        await self.instance.admit()
+        self.instance.end()
         await asyncio.sleep(self.HEALTH_S / self._board.speed)
         reply.whole(200, b"", "application/json")
 

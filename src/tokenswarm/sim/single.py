@@ -155,34 +155,27 @@ class SingleServer:
             reply.flush_headers()
         self._waiting += 1
         try:
-            await self._slots.acquire()
-            try:
-                await self._awake(answer)
-            except asyncio.CancelledError:
-                self._slots.release()
-                raise
+            await self._admitted(answer)
         finally:
             self._waiting -= 1
-        self.instance.begin()
         try:
-            await self._decode(answer, body, reply)
+            async with self._slots:
+                await self._decode(answer, body, reply)
         finally:
             self.instance.end()
-            self._slots.release()
 
-    async def _awake(self, answer: Answer) -> None:
+    async def _admitted(self, answer: Answer) -> None:
         """Wait until the model is on the GPU; the first who waits has it woken."""
         instance = self.instance
-        while not instance.awake:
+        if not instance.awake:
+            answer.role = "swap_waiter"
             if instance.coming is None:
                 answer.role = "swap_trigger"
                 coming = instance.want("demand", answer.request.arrived_s, answer.n)
                 if self._switcher is not None:
                     self._switcher.demand(instance, coming)
-            elif answer.role is None:
-                answer.role = "swap_waiter"
-            answer.load = instance.coming.load if instance.coming else answer.load
-            await instance.until_awake()
+            answer.load = instance.coming.load if instance.coming else None
+        await instance.admit()
         answer.granted_s = now_s()
 
     async def _decode(self, answer: Answer, body: Body, reply: Reply) -> None:

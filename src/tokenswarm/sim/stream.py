@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from tokenswarm.sim.answer import Answer
 from tokenswarm.sim.channel import Channel
+from tokenswarm.sim.clock import now_s
 from tokenswarm.sim.gpu import Gpu
 from tokenswarm.sim.profile import Model
 from tokenswarm.sim.script import Event
@@ -57,6 +58,7 @@ class Stream:
         self._channel.finish(self._answer.ending, self._end)
 
     def _tick(self) -> None:
+        self._answer.late_s = max(self._answer.late_s, now_s() - self._due_s)
         try:
             for payload, tokens, gap, extra_s in self._events:
                 if self._over:  # what is said may be what ends it

@@ -51,7 +51,8 @@ class Request(_Row, frozen=True, kw_only=True, tag="request"):
     for the whole body of an answer that is not streamed). `output_tokens`: what was generated.
     `load`: the load it triggered or waited for. `collateral_wait_s`: the longest single wait that
     another model's load or eviction caused it; `held_wait_s` of it before the first token,
-    `held_stall_s` between two tokens. `outcome` ok: it was served as it should be.
+    `held_stall_s` between two tokens. `late_s`: the most by which the simulation itself was
+    late with an event, for want of processor time. `outcome` ok: it was served as it should be.
     """
 
     n: int
@@ -77,6 +78,7 @@ class Request(_Row, frozen=True, kw_only=True, tag="request"):
     collateral_wait_s: float
     held_wait_s: float = 0.0
     held_stall_s: float = 0.0
+    late_s: float = 0.0
     server: str = "ollama"
 
 
