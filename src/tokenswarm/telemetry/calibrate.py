@@ -8,20 +8,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
 from tokenswarm.errors import UsageError
 from tokenswarm.store.row import Monotonic
+from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry.cost import Cost
+from tokenswarm.telemetry.feed import FLUSH_S
 from tokenswarm.telemetry.gpu import TelemetryGap, rows
 from tokenswarm.telemetry.nvml import Nvml
 from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.row import Pair
 from tokenswarm.telemetry.ticks import Pace, Ticks
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """Both tiers over a stretch of time: sampling as a run does it, rows included."""
+    """Both tiers over a stretch of time: sampling as a run does it, spool included."""
 
     seconds: float
     fast: Pace
@@ -31,27 +36,49 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def work(nvml: Nvml, hz: float, seconds: float) -> Work:
-    """Sample for a while on this thread."""
-    stop, stamp, count = threading.Event(), Monotonic(), 0
+    """Sample for a while on this thread, into a spool that is thrown away."""
+    stop = threading.Event()
     ticks = Ticks(1 / hz, stop)
     nvml.slow_pace()
     began, cpu_s = time.perf_counter(), time.process_time()
-    for _ in ticks:
-        try:
-            samples = nvml.sample()
-        except TelemetryGap:
-            samples = []
-        count += len(rows(samples, time.time_ns(), stamp, nvml.kind, "calibration", "here", {}))
-        if time.perf_counter() - began >= seconds:
-            stop.set()
+    with TemporaryDirectory() as folder, Writer(Path(folder), "calibration") as spool:
+        out = _Out(spool)
+        for _ in ticks:
+            out.put(_look(nvml, out.stamp))
+            if time.perf_counter() - began >= seconds:
+                stop.set()
+        rows_written = spool.next_seq
     passed = time.perf_counter() - began
     return Work(
         seconds=passed,
         fast=ticks.pace(),
         slow=nvml.slow_pace(),
         process_cpu_ratio=(time.process_time() - cpu_s) / passed,
-        rows=count,
+        rows=rows_written,
     )
+
+
+class _Out:
+    """Rows into the spool, in frames as far apart as a run's."""
+
+    def __init__(self, spool: Writer):
+        self._spool, self._rows, self._flushed_s = spool, list[Pair](), time.perf_counter()
+        self.stamp = Monotonic()
+
+    def put(self, rows: list[Pair]) -> None:
+        self._rows += rows
+        now = time.perf_counter()
+        if now - self._flushed_s >= FLUSH_S * 0.75:
+            self._spool.append(self._rows)
+            self._rows, self._flushed_s = [], now
+
+
+def _look(nvml: Nvml, stamp: Monotonic) -> list[Pair]:
+    try:
+        samples = nvml.sample()
+    except TelemetryGap:
+        samples = []
+    return rows(samples, time.time_ns(), stamp, nvml.kind, "calibration", "here", {})
 
 
 def table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:

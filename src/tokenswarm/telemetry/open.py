@@ -6,13 +6,18 @@ from pathlib import Path
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.config import Gpu
 from tokenswarm.telemetry.gpu import GpuReader
+from tokenswarm.telemetry.owner import Owners
 
 
-def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
+def open_gpu(
+    gpu: Gpu, names: Collection[str] = (), owners: Owners | None = None
+) -> GpuReader | None:
     """The reader of `gpu`; None for source `none`; UsageError when it cannot be had.
 
-    `names`: what servers call the models, to tell from command lines which process serves which.
+    `names`: what servers call the models. `owners` tells which process serves which; None: by
+    `names` and command lines alone.
     """
+    owners = owners or Owners(tuple(names))
     if gpu.source == "none":
         return None
     if gpu.source == "sim":
@@ -21,9 +26,8 @@ def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
         return SimulatedGpu(gpu.control_url or "")
     if gpu.source == "nvml":
         from tokenswarm.telemetry.nvml import Nvml
-        from tokenswarm.telemetry.owner import Owners
 
-        return Nvml(Owners(tuple(names)), pcie=gpu.pcie)
+        return Nvml(owners, pcie=gpu.pcie)
     if gpu.source == "replay":
         from tokenswarm.telemetry.replay import Replay
 
@@ -32,7 +36,6 @@ def open_gpu(gpu: Gpu, names: Collection[str] = ()) -> GpuReader | None:
         return Replay(Path(gpu.trace), gpu.trace_from_s)
     if gpu.source == "host":
         from tokenswarm.telemetry.hostgpu import HostGpu
-        from tokenswarm.telemetry.owner import Owners
 
-        return HostGpu(tuple(names), Owners(tuple(names)), gpu.ports)
+        return HostGpu(tuple(names), owners, gpu.ports)
     raise UsageError(f"telemetry.gpu.source {gpu.source!r} is not known here")
