@@ -76,9 +76,10 @@ def test_a_run_gets_all_that_an_agent_samples(box: Endpoints, tmp_path: Path) ->
     assert sampler.notes == []
     assert set(sampler.ended) == {f"gpu-{host}", f"host-{host}", f"agent-{host}"}
     whole(spool, sampler.ended)
-    last = sampler.last_word()["agents"][f"agent 127.0.0.1:{agent.port}"]
-    assert last["gpu"]["kind"] == "sim"
-    assert last["clocks"].first.offset_ns == 0, "both have this host's clock"
+    last = sampler.last_word().agents[f"agent 127.0.0.1:{agent.port}"]
+    assert last.gpu["kind"] == "sim"
+    assert last.clocks is not None
+    assert last.clocks.first.offset_ns == 0, "both have this host's clock"
     hosts = {row[2] for _, _, name, row in rows(spool) if name == "gpu"}
     assert hosts == {host}
 

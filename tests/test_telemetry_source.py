@@ -73,11 +73,40 @@ def test_a_simulation_without_a_usable_control_port_never_gets_the_real_gpu(driv
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"), [("sim", "no target says"), ("replay", "not known"), ("host", "not known")]
+    ("wanted", "words"),
+    [
+        ("sim", "no target says"),
+        ("agent", "none of telemetry.agents samples a GPU"),
+        ("host", "no target runs on this host"),
+    ],
 )
 def test_what_cannot_be_had_is_refused_with_the_way_out(wanted: Wanted, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        resolve_source(wanted, [target()])
+        resolve_source(wanted, [REMOTE], {"gpu:7071": "none"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "targets", "kind"),
+    [
+        ("agent", [REMOTE], "agent"),
+        ("auto", [REMOTE], "agent"),
+        ("auto", [target()], "agent"),  # it was named, so it is the one that is wanted
+        ("auto", [target(control=SIM)], "agent"),
+        ("nvml", [REMOTE], "nvml"),
+        ("none", [REMOTE], "none"),
+    ],
+)
+def test_an_agent_that_samples_a_gpu_is_taken_unless_another_source_is_named(
+    driver: Path, wanted: Wanted, targets: list[EngineInfo], kind: str
+) -> None:
+    found = resolve_source(wanted, targets, {"gpu:7070": "nvml", "gpu:7072": "none"})
+    assert found.kind == kind
+    assert found.kind != "agent" or found.reason == "sampled by the agent at gpu:7070"
+
+
+def test_source_host_shows_the_servers_that_run_here() -> None:
+    found = resolve_source("host", [target("http://127.0.0.1:8080"), REMOTE])
+    assert (found.kind, found.ports) == ("host", (8080,))
 
 
 def test_a_name_that_cannot_be_resolved_is_not_here() -> None:

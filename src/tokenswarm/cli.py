@@ -72,10 +72,17 @@ def main() -> None:
     metavar="URL",
     help="Also ship it into this InfluxDB, see tokenswarm ship.",
 )
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Listen to this agent instead of the scenario's; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | None,
         duration_s: float | None, max_requests: int | None, seed: int | None, workers: int,
-        out: Path, gates: tuple[str, ...], influx_url: str | None,
+        out: Path, gates: tuple[str, ...], influx_url: str | None, agents: tuple[str, ...],
         dry_run: bool) -> None:  # fmt: skip
     """Run SCENARIO against its servers and leave a run directory with report.html.
 
@@ -87,7 +94,7 @@ def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | 
     from tokenswarm.command import RunCommand
 
     command = RunCommand(scenario, urls, users, rate, duration_s, max_requests, seed, workers,
-                         out, gates, influx_url)  # fmt: skip
+                         out, gates, influx_url, agents)  # fmt: skip
     if dry_run:
         click.echo(command.plan(), nl=False)
         return

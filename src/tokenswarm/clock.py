@@ -91,6 +91,17 @@ class Offset:
     uncertainty_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """How another process's clock stood to ours at first, when it was moved onto ours, and at
+    last; both with their times in seconds of the run."""
+
+    first: Offset
+    first_s: float
+    last: Offset
+    last_s: float
+
+
 def offset_of(exchanges: Sequence[Exchange]) -> Offset:
     """The offset by the exchange with the shortest round trip, of which there is at least one."""
     best = min(exchanges, key=lambda e: e.round_trip_ns)

@@ -44,6 +44,7 @@ class RunCommand:
     out: Path = Path("runs")
     gates: Sequence[str] = ()
     influx_url: str | None = None
+    agents: Sequence[str] = ()
 
     def resolved(self) -> Scenario:
         """The scenario as it will be played; UsageError when it or a gate cannot be."""
@@ -56,6 +57,7 @@ class RunCommand:
             max_requests=self.max_requests,
             seed=self.seed,
             gates=list(self.gates),
+            agents=self.agents,
         )
         check(map(parse, scenario.gates), [m.name for m in scenario.models])
         return scenario
@@ -92,6 +94,7 @@ class RunCommand:
             port = _free_port()
             given += [("--master-bind-port", port), ("--master-port", port)]
         given += [("--target-url", url) for url in self.urls]
+        given += [("--agent", agent) for agent in self.agents]
         return given + [("--gate", gate) for gate in self.gates]
 
 

@@ -17,7 +17,10 @@ from tokenswarm.engines.probe import check_models, probe, target_headers
 from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import EXIT_GOOD, EXIT_USAGE, TargetError, TokenswarmError, UsageError
 from tokenswarm.scenario.model import ClosedLoad, Scenario, Target
+from tokenswarm.telemetry.agents import MetAgent, agents_of, ask_about
+from tokenswarm.telemetry.config import Agent
 from tokenswarm.telemetry.source import resolve_source
+from tokenswarm.telemetry.wire import About
 
 PACKAGES = ("locust", "gevent", "httptools", "duckdb", "numpy", "nvidia-ml-py", "influxdb-client")
 DRIFT_WINDOW_S = 0.2
@@ -56,7 +59,12 @@ def checks(
         check, engine = _target(scenario, name, environ)
         found.append(check)
         engines += [engine] if engine else []
-    found.append(_gpu(scenario, engines))
+    met: list[MetAgent] = []
+    for agent in agents_of(scenario.telemetry) if scenario else ():
+        check, about = _agent(agent)
+        found.append(check)
+        met += [MetAgent(agent, about)] if about else []
+    found.append(_gpu(scenario, engines, met))
     if influx_url:
         found.append(_influx(influx_url))
     found += [_clock(), _synchronised(), _open_files(scenario), _governor(sys_root), _disk(runs)]
@@ -139,18 +147,32 @@ def _latency_s(target: Target, headers: Mapping[str, str]) -> float:
     return min(took)
 
 
-def _gpu(scenario: Scenario | None, engines: list[EngineInfo]) -> Check:
+def _agent(agent: Agent) -> tuple[Check, About | None]:
+    """Is it there, does it know us, what does it sample?"""
+    name = f"agent {agent.address}"
+    try:
+        about = ask_about(agent)
+    except UsageError as e:
+        return Check(name, False, *_parted(str(e))), None
+    text = f"{about.host}, tokenswarm {about.version}, samples {', '.join(about.feeds)}"
+    return Check(name, True, f"{text}; GPU figures: {about.gpu}"), about
+
+
+def _gpu(scenario: Scenario | None, engines: list[EngineInfo], met: list[MetAgent]) -> Check:
     wanted = scenario.telemetry.gpu.source if scenario else "auto"
     if scenario is None:
         return _driver("")
-    if wanted == "auto" and not engines:
+    if wanted == "auto" and not engines and not met:
         return Check("gpu", None, "not looked for: no target answers")
     try:
-        source = resolve_source(wanted, engines)
+        kinds = {m.agent.address: m.about.gpu for m in met}
+        source = resolve_source(wanted, engines, kinds)
     except UsageError as e:
         return Check("gpu", False, *_parted(str(e)))
     if source.kind == "nvml":
         return _driver(f"{source.reason}; ")
+    if source.kind == "agent":
+        return Check("gpu", True, source.reason)
     if source.kind == "sim":
         return Check("gpu", True, f"{source.reason}: its control port is read")
     way = "run tokenswarm on the GPU's host, or set telemetry.gpu.source to nvml if this is it"

@@ -18,7 +18,6 @@ from gevent.event import Event
 
 from tokenswarm import __version__
 from tokenswarm.clock import NS, new_run_id, slug
-from tokenswarm.engines.probe import target_headers
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
 from tokenswarm.load.form import Form
@@ -31,12 +30,13 @@ from tokenswarm.load.reporter import finish_run
 from tokenswarm.load.sampler import SamplerProcess
 from tokenswarm.load.shipper import ShipperProcess, database_environ
 from tokenswarm.load.start import RunStart
+from tokenswarm.load.telemetry import gpu_source, live_source, sampler_config
 from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario
 from tokenswarm.store.rundir import Manifest, RunDir
-from tokenswarm.telemetry.source import GpuSource, resolve_source
+from tokenswarm.telemetry.source import GpuSource
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Master:
             run.receiver = link.FrameReceiver(self._runner, run.manifest.run_id, run.dir.spool)
             self._runner.send_message(START, run.start.to_wire())
         if not self._options.no_live:
-            gpu = f"gpu-{run.manifest.host}" if source.kind != "none" else None
+            gpu = live_source(run.manifest, source, prepared.agents)
             run.live = LiveLine(run.totals, run.dir.spool, gpu)
         gevent.spawn(self._watch, run)
 
@@ -181,14 +181,19 @@ class Master:
         )
 
     def _start_sampler(self, run: Run, prepared: Prepared) -> GpuSource:
-        scenario = run.scenario
+        scenario, manifest, agents = run.scenario, run.manifest, prepared.agents
         if scenario is None:
             return GpuSource("none", None, "no scenario names a target")
-        wanted = scenario.telemetry.gpu.source
-        source = resolve_source(wanted, list(prepared.engines.values()))
-        run.manifest.telemetry = {"gpu": msgspec.to_builtins(source)}
-        config = sampler_config(run, scenario, prepared, source)
-        run.sampler = SamplerProcess(config)
+        source = gpu_source(scenario, list(prepared.engines.values()), agents)
+        manifest.telemetry = {
+            "gpu": msgspec.to_builtins(source),
+            "agents": {met.agent.address: msgspec.to_builtins(met.about) for met in agents},
+        }
+        manifest.simulated |= any(met.about.gpu == "sim" for met in agents)
+        spool = str(run.dir.spool)
+        run.sampler = SamplerProcess(
+            sampler_config(manifest, spool, scenario, prepared.engines, source, agents)
+        )
         return source
 
     def _refuse(self, error: TokenswarmError) -> None:
@@ -327,7 +332,12 @@ class Master:
         if run.sampler is not None:
             ended = run.sampler.end()
             run.manifest.ended.update(ended.rows)
+            run.manifest.routes.update(ended.routes)
+            run.manifest.clocks.update(ended.clocks)
             run.manifest.notes += ended.notes
+            run.manifest.clock_offsets_ns = {
+                name: clock.first.offset_ns for name, clock in run.manifest.clocks.items()
+            }
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
         self.exit_code = finish_run(run.dir.path, self._options.gate)
@@ -358,32 +368,3 @@ def end_shipping(manifest: Manifest, shipper: ShipperProcess) -> None:
     manifest.notes += shipped.notes
     for note in shipped.notes:
         sys.stderr.write(f"tokenswarm: {note}\n")
-
-
-def sampler_config(
-    run: Run, scenario: Scenario, prepared: Prepared, source: GpuSource
-) -> dict[str, Any]:
-    """What the sampler process is told on its standard input."""
-    return {
-        "run_id": run.manifest.run_id,
-        "t0_unix_ns": run.manifest.t0_unix_ns,
-        "spool": str(run.dir.spool),
-        "host": run.manifest.host,
-        "gpu": {
-            "source": source.kind,
-            "interval_s": scenario.telemetry.gpu.interval_s,
-            "control_url": source.control_url,
-        },
-        "engines": [
-            {
-                "target": name,
-                "engine": prepared.engines[name].engine,
-                "url": target.url,
-                "headers": target_headers(target.headers, target.api_key_env),
-                "tls_verify": target.tls_verify,
-                "models": {m.model: m.name for m in scenario.models if m.target == name},
-            }
-            for name, target in scenario.targets.items()
-        ],
-        "engine_interval_s": scenario.telemetry.engine.interval_s,
-    }

@@ -76,6 +76,14 @@ def add_arguments(parser: Any) -> None:
         help="another seed: another sequence of requests",
     )
     add(
+        "--agent",
+        metavar="HOST:PORT",
+        action="append",
+        default=[],
+        include_in_web_ui=False,
+        help="listen to this agent instead of the scenario's; repeatable",
+    )
+    add(
         "--gate",
         metavar="EXPR",
         action="append",
@@ -144,6 +152,7 @@ def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None
         max_requests=options.max_requests,
         seed=options.seed,
         gates=options.gate,
+        agents=options.agent,
     )
     return scenario if users is None else with_users(scenario, users)
 

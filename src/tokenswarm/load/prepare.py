@@ -10,6 +10,7 @@ from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import TargetError
 from tokenswarm.scenario.model import Model, Scenario, SyntheticPrompt, Target
 from tokenswarm.scenario.prompts import Vocabulary, measure
+from tokenswarm.telemetry.agents import MetAgent, meet
 from tokenswarm.wire.call import Call, request
 
 TOKEN_IDS = (10, 200)  # ids that every vocabulary has
@@ -24,10 +25,12 @@ class Prepared:
     engines: dict[str, EngineInfo]
     vocabularies: dict[str, Vocabulary]
     notes: list[str]
+    agents: tuple[MetAgent, ...] = ()
 
 
 def prepare(scenario: Scenario) -> Prepared:
-    """Probe every target of `scenario`; TargetError when the run cannot work."""
+    """Probe every target and agent of `scenario`; TargetError or UsageError when the run cannot
+    work."""
     engines: dict[str, EngineInfo] = {}
     notes: list[str] = []
     for name, target in scenario.targets.items():
@@ -50,7 +53,7 @@ def prepare(scenario: Scenario) -> Prepared:
         if vocabulary is not None:
             vocabularies[model.name] = vocabulary
         notes += [f"{model.name}: {note}" for note in _remarks(model, engines, vocabulary)]
-    return Prepared(engines, vocabularies, notes)
+    return Prepared(engines, vocabularies, notes, meet(scenario.telemetry))
 
 
 def _vocabulary(scenario: Scenario, model: Model, engine: EngineInfo) -> Vocabulary | None:

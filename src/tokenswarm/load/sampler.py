@@ -6,21 +6,32 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
+from tokenswarm.clock import Clocks
+from tokenswarm.telemetry.sampler import LastWord
+from tokenswarm.telemetry.subscriber import DRAIN_S
+
 END_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerEnd:
-    """What the sampler said at its end: rows written by source, remarks for the manifest."""
+    """What the sampler said at its end: rows written by source, remarks for the manifest, which
+    sources came from which agent, and how the agents' clocks stood."""
 
     rows: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    routes: dict[str, str] = field(default_factory=dict)
+    clocks: dict[str, Clocks] = field(default_factory=dict)
 
 
 class SamplerProcess:
     """`python -m tokenswarm.telemetry`; ends when its stdin ends, so also with its parent."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # what an agent has not handed over yet is worth waiting for
+        self._end_s = END_S + (DRAIN_S if config.get("agents") else 0.0)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tokenswarm.telemetry"],
             stdin=subprocess.PIPE,
@@ -33,7 +44,7 @@ class SamplerProcess:
     def end(self) -> SamplerEnd:
         """Close its stdin and take its last word; a sampler that hangs is killed and said."""
         try:
-            said, _ = self._process.communicate(timeout=END_S)
+            said, _ = self._process.communicate(timeout=self._end_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
@@ -44,7 +55,12 @@ class SamplerProcess:
 def _last_word(said: bytes, status: int) -> SamplerEnd:
     lines = said.splitlines()
     try:
-        last = json.loads(lines[-1])
-        return SamplerEnd(dict(last["ended"]), [f"sampler: {n}" for n in last["notes"]])
-    except (IndexError, KeyError, ValueError):
+        last = msgspec.json.decode(lines[-1], type=LastWord)
+        return SamplerEnd(
+            last.ended,
+            [f"sampler: {n}" for n in last.notes],
+            {s: name for name, agent in last.agents.items() for s in agent.sources},
+            {name: a.clocks for name, a in last.agents.items() if a.clocks is not None},
+        )
+    except (IndexError, msgspec.MsgspecError):
         return SamplerEnd(notes=[f"the sampler ended early (exit status {status})"])

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from tokenswarm.errors import UsageError
 
-
 MAX_PORT = 65535
 
 

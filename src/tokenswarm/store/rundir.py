@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.clock import RUN_ID
-from tokenswarm.errors import UsageError
+from tokenswarm.clock import RUN_ID, Clocks
+from tokenswarm.errors import SpoolError, UsageError
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -15,7 +15,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     `targets` holds the probed EngineInfo of each target as an object, `routes` says which way
     each source's records took (shared: straight into this directory; link: batches over Locust),
-    `ended` what each source said it had written when it ended.
+    `ended` what each source said it had written when it ended. `clock_offsets_ns` is what was added
+    to the clock of each agent and worker before it wrote, `clocks` how it stood then and at last.
     """
 
     schema: int = 1
@@ -38,6 +39,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     routes: dict[str, str] = {}
     ended: dict[str, int] = {}
     clock_offsets_ns: dict[str, int] = {}
+    clocks: dict[str, Clocks] = {}
     telemetry: dict[str, Any] = {}
     notes: list[str] = []
 
@@ -54,11 +56,14 @@ class RunDir:
 
     @classmethod
     def create(cls, parent: Path, run_id: str) -> "RunDir":
-        """Make `parent/run_id` with its spool folder."""
+        """Make `parent/run_id` with its spool folder. SpoolError: it cannot be made."""
         if not RUN_ID.fullmatch(run_id):
             raise UsageError(f"{run_id!r} is not a run id (such as 20261122t163015z-k3f9qa)")
         run = cls(parent / run_id)
-        run.spool.mkdir(parents=True, exist_ok=True)
+        try:
+            run.spool.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise SpoolError(f"{run.spool}: cannot make it: {e.strerror}; give --out DIR") from e
         return run
 
     @classmethod
@@ -82,11 +87,24 @@ class RunDir:
             raise UsageError(f"{self.manifest}: not a manifest: {e}") from e
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest in one step: a reader sees the old one or the new one."""
+        """Replace the manifest in one step: a reader sees the old one or the new one.
+
+        SpoolError: the disk does not take it; the old one, if any, is as it was.
+        """
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        partial = self.manifest.with_suffix(".json.part")
-        partial.write_bytes(text + b"\n")
-        partial.replace(self.manifest)
+        self.write(self.manifest, text + b"\n")
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Replace a file of this directory in one step. SpoolError: the disk does not take it."""
+        partial = path.with_name(f"{path.name}.part")
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as e:
+            raise SpoolError(
+                f"{path}: cannot write: {e.strerror}; make room or give another disk by --out "
+                f"(`tokenswarm report {self.path}` finishes a run that was cut short)"
+            ) from e
 
 
 SOURCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.clock import Clock
+from tokenswarm.clock import Clock, Clocks
 from tokenswarm.errors import TokenswarmError, UsageError
 from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry.config import Config
@@ -49,6 +49,22 @@ class Remarks:
     def texts(self) -> list[str]:
         with self._lock:
             return [f"{text} ({n} times)" if n > 1 else text for text, n in self._counts.items()]
+
+
+class AgentsWord(msgspec.Struct, frozen=True):
+    """What an agent gave to a run: sources in the run's spool, its GPUs, how its clock stood."""
+
+    sources: list[str]
+    gpu: dict[str, Any]
+    clocks: Clocks | None
+
+
+class LastWord(msgspec.Struct, frozen=True):
+    """What a sampler says at its end: rows of each source, what went wrong, what agents gave."""
+
+    ended: dict[str, int]
+    notes: list[str]
+    agents: dict[str, AgentsWord] = {}
 
 
 class Sampler:
@@ -85,13 +101,10 @@ class Sampler:
             self.spawn(HealthFeed(self._healths, self._config, self._clock))
         return {"gpu": about, "sources": self.sources}
 
-    def last_word(self) -> dict[str, Any]:
-        """After `stop`: rows by source, remarks, and which agent's each source is, and when."""
-        agents = {
-            s.name: {"sources": list(s.rows), "gpu": s.gpu, "clocks": s.clocks}
-            for s in self.subscribers
-        }
-        return {"ended": self.ended, "notes": self.notes, "agents": agents}
+    def last_word(self) -> LastWord:
+        """What to tell after `stop`."""
+        agents = {s.name: AgentsWord(list(s.rows), s.gpu, s.clocks) for s in self.subscribers}
+        return LastWord(self.ended, self.notes, agents)
 
     def spawn(self, feed: Feed) -> None:
         """Give `feed` a thread and a source."""
@@ -184,7 +197,7 @@ def _wait_for_end(ended: threading.Event) -> None:
     ended.set()
 
 
-def _say(message: dict[str, Any]) -> None:
+def _say(message: dict[str, Any] | LastWord) -> None:
     try:
         sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
         sys.stdout.flush()

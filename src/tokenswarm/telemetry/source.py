@@ -1,7 +1,7 @@
 """Where a run's GPU figures come from. The wrong GPU is worse than none."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,28 +16,61 @@ from tokenswarm.telemetry.listener import tunnel
 DRIVER = Path("/proc/driver/nvidia/version")
 WSL = Path("/dev/dxg")
 
-Wanted = Literal["auto", "nvml", "sim", "replay", "host", "none"]
+Wanted = Literal["auto", "agent", "nvml", "sim", "replay", "host", "none"]
+SourceKind = Literal["agent"] | GpuKind
 
 
 class GpuSource(msgspec.Struct, frozen=True):
-    """What the sampler is to read, and why that and nothing else. `reason` is for a person."""
+    """What is read, and why that and nothing else. `reason` is for a person. Kind `agent`: the
+    sampler reads no GPU itself. `ports` are the servers' whose memory source `host` shows."""
 
-    kind: GpuKind
+    kind: SourceKind
     control_url: str | None
     reason: str
+    ports: tuple[int, ...] = ()
 
 
-def resolve_source(wanted: Wanted, targets: Sequence[EngineInfo]) -> GpuSource:
-    """The source that is true for `targets`; UsageError when `wanted` cannot be had."""
+def resolve_source(
+    wanted: Wanted, targets: Sequence[EngineInfo], agents: Mapping[str, str] | None = None
+) -> GpuSource:
+    """The source that is true for `targets`; UsageError when `wanted` cannot be had.
+
+    `agents`: the kind of GPU source of each agent that has one, by its address.
+    """
+    there = {a: kind for a, kind in (agents or {}).items() if kind != "none"}
+    if wanted == "agent" and not there:
+        raise UsageError(
+            "telemetry.gpu.source is agent, but none of telemetry.agents samples a GPU: start "
+            "`tokenswarm agent gpu` on the GPU's host and name it there, or use auto"
+        )
+    if there and wanted in ("agent", "auto"):
+        return GpuSource("agent", None, f"sampled by the agent at {', '.join(there)}")
     if wanted == "none":
         return GpuSource("none", None, "telemetry.gpu.source is none")
+    if wanted == "replay":
+        return GpuSource("replay", None, "telemetry.gpu.source is replay: a recorded trace")
+    if wanted == "host":
+        return _host(targets)
     if wanted == "nvml":
         return GpuSource("nvml", None, "telemetry.gpu.source is nvml: the GPUs of this host")
     if wanted == "sim":
         return _simulation(targets) or _no_simulation()
     if wanted == "auto":
         return _simulation(targets) or _local(targets)
-    raise UsageError(f"telemetry.gpu.source {wanted!r} is not known here: auto, nvml, sim or none")
+    raise UsageError(f"telemetry.gpu.source {wanted!r} is not known: auto, agent, nvml, sim, "
+                     "replay, host or none")  # fmt: skip
+
+
+def _host(targets: Sequence[EngineInfo]) -> GpuSource:
+    """The memory of servers on this host, in place of a GPU's."""
+    here = [t for t in targets if why_not_here(t.url) is None]
+    ports = tuple(dict.fromkeys(port for t in here if (port := urlsplit(t.url).port) is not None))
+    if not ports:
+        raise UsageError(
+            "telemetry.gpu.source is host, but no target runs on this host: run an agent with "
+            "`--source host` beside the servers, or use auto"
+        )
+    return GpuSource("host", None, "telemetry.gpu.source is host: the servers' memory", ports)
 
 
 def _no_simulation() -> GpuSource:

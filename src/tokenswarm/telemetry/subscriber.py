@@ -5,12 +5,11 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from tokenswarm.clock import Clock, Exchange, Offset, machine, offset_of
+from tokenswarm.clock import Clock, Clocks, Exchange, Offset, machine, offset_of
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.scenario.urls import agent_address
 from tokenswarm.store.frame import Frame, unpack
@@ -32,15 +31,6 @@ PING_GAP_S = 0.01
 MEASURED = frozenset(
     ("gpu", "gpu_process", "engine", "residency", "container", "host", "agent")
 )  # fmt: skip
-
-
-class Clocks(msgspec.Struct):
-    """How an agent's clock stood to ours at first and at last, and when, in seconds of the run."""
-
-    first: Offset
-    first_s: float
-    last: Offset
-    last_s: float
 
 
 class Names:
@@ -96,22 +86,6 @@ def _greet(channel: wire.Channel, token: str | None) -> wire.About:
         raise UsageError(f"runs tokenswarm {welcome.about.version}, whose tables are others than "
                          "ours: install the same version on both sides")  # fmt: skip
     return welcome.about
-
-
-def ask_about(agent: Agent) -> wire.About:
-    """What `agent` says of itself. UsageError names it and says the way out."""
-    try:
-        channel, about = connect(agent)
-    except wire.RefusedError as e:
-        raise UsageError(f"agent {agent.address}: refuses us: {e}") from None
-    except (wire.LinkError, UsageError) as e:
-        way = "" if isinstance(e, UsageError) else (
-            "; start it there with `tokenswarm agent gpu --listen HOST:PORT --token-file FILE`, "
-            "let the firewall pass it, or take it out of telemetry.agents"
-        )  # fmt: skip
-        raise UsageError(f"agent {agent.address}: {e}{way}") from None
-    channel.close()
-    return about
 
 
 def measure(channel: wire.Channel, clock: Clock) -> Offset:
@@ -245,7 +219,7 @@ class Subscriber:
         if self.clocks is None:
             self.clocks = Clocks(offset, now_s, offset, now_s)
         else:
-            self.clocks.last, self.clocks.last_s = offset, now_s
+            self.clocks = replace(self.clocks, last=offset, last_s=now_s)
         return offset
 
     def _subscribe(self, channel: wire.Channel, offset: Offset) -> None:
