@@ -1,6 +1,7 @@
 """Which container a process belongs to, and what Docker says of it."""
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -77,6 +78,25 @@ class Container:
         return any(self.labels.get(label) for label in LABELS)
 
 
+def docker_client(url: str, timeout_s: float) -> Any:
+    """docker's APIClient that speaks the server's own version of the API; what docker raises.
+
+    Its own way to do so (`version="auto"`) leaves sockets open when nobody answers.
+    """
+    from docker import APIClient
+
+    if url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(timeout_s)
+            knocking.connect(url.removeprefix("unix://"))
+    asking = APIClient(url, timeout=timeout_s)
+    try:
+        version = str(asking.version(api_version=False)["ApiVersion"])
+    finally:
+        asking.close()
+    return APIClient(url, version=version, timeout=timeout_s)
+
+
 class Directory(Protocol):
     """Knows containers by id."""
 
@@ -122,9 +142,7 @@ class DockerDirectory:
 
     def _ask(self, container_id: str) -> Container:
         if self._client is None:
-            from docker import APIClient
-
-            self._client = APIClient(self._url, version="auto", timeout=TIMEOUT_S)
+            self._client = docker_client(self._url, TIMEOUT_S)
         return inspected(self._client.inspect_container(container_id))
 
 

@@ -1,0 +1,226 @@
+"""The container watcher: what becomes of the containers that bear our labels, and their use."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from tokenswarm.clock import NS, Clock, slug
+from tokenswarm.store.row import Monotonic
+from tokenswarm.store.schema import CONTAINER
+from tokenswarm.telemetry.config import Containers
+from tokenswarm.telemetry.container import LABELS, Container, inspected
+from tokenswarm.telemetry.docker_link import Link, LinkLost, Use, thing, whole
+from tokenswarm.telemetry.feed import Outbox
+from tokenswarm.telemetry.row import Pair, row
+
+LOOK_S = 0.2
+BACK_OFF_S = (0.2, 5.0)
+
+# Docker's actions -> ours; everything else (exec, attach, kill, ...) is left out
+EVENTS = {
+    "start": "start",
+    "health_status: healthy": "ready",
+    "health_status: unhealthy": "unhealthy",
+    "oom": "oom",
+    "die": "die",
+    "stop": "stop",
+}
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that became of a container. `unix_ns` is Docker's wall clock."""
+
+    container: Container
+    event: str
+    unix_ns: int
+    exit_code: int | None = None
+
+
+class ContainerFeed:
+    """Events, and every `stats_interval_s` the use, of the containers that bear `label` (None:
+    one of LABELS).
+
+    Those that run when it begins to watch are `found`. While Docker is away nothing is known; when
+    it is back, a container that ended meanwhile gets its `die` at the time that Docker says.
+    """
+
+    def __init__(self, config: Containers, run_id: str, host: str, clock: Clock):
+        self.name = f"container-{host}"
+        self._config, self._clock = config, clock
+        self._tags = {"run_id": run_id, "host": host}
+        self._stamp = Monotonic()
+        self._watch = Watch(LABELS if config.label is None else (config.label,))
+        self._used: dict[str, tuple[float, float]] = {}
+        self._stats_due_s = 0.0
+
+    def run(self, stop: threading.Event, out: Outbox) -> None:
+        link: Link | None = None
+        wait_s, again_s = BACK_OFF_S[0], 0.0
+        try:
+            for _ in out.ticks(LOOK_S, stop):
+                try:
+                    if link is not None:
+                        self._look(link, out)
+                    elif time.monotonic() >= again_s:
+                        link = Link(self._config.url)
+                        self._put(out, self._watch.catch_up(link.containers()))
+                        wait_s = BACK_OFF_S[0]
+                except LinkLost as e:
+                    out.note(str(e))
+                    if link is not None:
+                        link.close()
+                    link = None
+                    again_s, wait_s = time.monotonic() + wait_s, min(2 * wait_s, BACK_OFF_S[1])
+        finally:
+            if link is not None:
+                link.close()
+
+    def _look(self, link: Link, out: Outbox) -> None:
+        """What has happened since the last look, and the use where it is due; that with the time
+        from before the events were taken, so that none that comes next is earlier."""
+        looked_s = time.perf_counter()
+        for answer in link.events():
+            event = event_in(answer)
+            if event is not None:
+                self._put(out, self._watch.take(event, link.inspect))
+        if self._config.stats_interval_s is None or time.monotonic() < self._stats_due_s:
+            return
+        self._stats_due_s = time.monotonic() + self._config.stats_interval_s
+        for container in self._watch.running:
+            use = link.use(container)
+            if use is not None and use.memory_used_bytes is not None:
+                out.put([self._use_row(container, use, looked_s)])
+
+    def _put(self, out: Outbox, events: Iterable[Event]) -> None:
+        # Docker runs on this host: what moves our wall clock onto the run's moves its as well
+        moved_ns = self._clock.unix(time.perf_counter()) - time.time_ns()
+        out.put(
+            [
+                self._row(e.container, e.unix_ns + moved_ns, event=e.event, exit_code=e.exit_code)
+                for e in events
+            ]
+        )
+
+    def _use_row(self, container: Container, use: Use, looked_s: float) -> Pair:
+        now_s = time.perf_counter()
+        then_s, cpu_then_s = self._used.get(container.id, (now_s, 0.0))
+        cpu_s = use.cpu_s
+        if cpu_s is not None:
+            self._used[container.id] = now_s, cpu_s
+        known = cpu_s is not None and now_s > then_s and cpu_s >= cpu_then_s
+        return self._row(
+            container, self._clock.unix(looked_s), event="stats",
+            cpu_ratio=((cpu_s or 0.0) - cpu_then_s) / (now_s - then_s) if known else None,
+            memory_used_bytes=use.memory_used_bytes, page_cache_bytes=use.page_cache_bytes,
+            memory_limit_bytes=use.memory_limit_bytes, disk_read_bytes=use.disk_read_bytes,
+        )  # fmt: skip
+
+    def _row(self, container: Container, unix_ns: int, **values: Any) -> Pair:
+        return row(
+            CONTAINER, self._stamp(unix_ns), **self._tags, container=slug(container.name),
+            target=container.target, model=container.model, **values,
+        )  # fmt: skip
+
+
+class Watch:
+    """What is known of the containers that bear one of `labels`, to tell news from what was said
+    before: events may be missed, and come again in an inspection."""
+
+    def __init__(self, labels: tuple[str, ...]):
+        self._labels = labels
+        self._up: dict[str, tuple[Container, int]] = {}  # and when it started, as far as known
+        self._oom: set[str] = set()
+
+    @property
+    def running(self) -> list[Container]:
+        return [container for container, _ in self._up.values()]
+
+    def catch_up(self, inspections: Iterable[Mapping[str, Any]]) -> list[Event]:
+        """What the inspections of all containers show and nobody has said yet, in time's order."""
+        there = {container.id: (container, state) for container, state in map(_seen, inspections)}
+        events: list[Event] = []
+        for container, started_ns in list(self._up.values()):
+            _, state = there.get(container.id, (container, {}))
+            if not _runs(state) or (_unix_ns(state.get("StartedAt")) or 0) > started_ns:
+                events += self._ended(container, state)
+        for container, state in there.values():
+            if _runs(state) and self._is_ours(container) and container.id not in self._up:
+                self._up[container.id] = container, _unix_ns(state.get("StartedAt")) or 0
+                events.append(Event(container, "found", time.time_ns()))
+        return sorted(events, key=lambda e: e.unix_ns)
+
+    def take(
+        self, event: Event, inspect: Callable[[str], Mapping[str, Any] | None]
+    ) -> Iterator[Event]:
+        """`event` unless it was said before. Docker may omit that it was memory that a container
+        died of, or tell it late, so that is asked for."""
+        if not self._is_ours(event.container):
+            return
+        known, id_ = event.container.id in self._up, event.container.id
+        if event.event == "start" and not known:
+            self._up[id_] = event.container, event.unix_ns
+            self._oom.discard(id_)
+            yield event
+        elif event.event == "oom" and (known or id_ not in self._oom):
+            self._oom.add(id_)
+            yield event
+        elif event.event == "die" and known:
+            del self._up[id_]
+            yield from self._memory(event, thing((inspect(id_) or {}).get("State")))
+            yield event
+        elif event.event not in ("start", "oom", "die"):
+            yield event
+
+    def _ended(self, container: Container, state: Mapping[str, Any]) -> Iterator[Event]:
+        """The end that was missed. A container that runs again does not tell its exit code."""
+        del self._up[container.id]
+        ended_ns = _unix_ns(state.get("FinishedAt")) or time.time_ns()
+        code = None if _runs(state) else whole(state.get("ExitCode"))
+        event = Event(container, "die", ended_ns, code)
+        yield from self._memory(event, state)
+        yield event
+
+    def _memory(self, died: Event, state: Mapping[str, Any]) -> Iterator[Event]:
+        """An `oom` before the end `died`, if that was for memory and nobody said so."""
+        if state.get("OOMKilled") is True and died.container.id not in self._oom:
+            self._oom.add(died.container.id)
+            yield Event(died.container, "oom", died.unix_ns)
+
+    def _is_ours(self, container: Container) -> bool:
+        return any(container.labels.get(label) for label in self._labels)
+
+
+def event_in(answer: Mapping[str, Any]) -> Event | None:
+    """One of Docker's events, if it is one of EVENTS."""
+    action, actor = EVENTS.get(str(answer.get("Action"))), thing(answer.get("Actor"))
+    attributes = {str(k): str(v) for k, v in thing(actor.get("Attributes")).items()}
+    unix_ns = whole(answer.get("timeNano"))
+    if action is None or unix_ns is None or answer.get("Type") != "container":
+        return None
+    code = attributes.get("exitCode", "")
+    container = Container(str(actor.get("ID")), attributes.get("name", ""), attributes)
+    return Event(container, action, unix_ns, int(code) if code.isdecimal() else None)
+
+
+def _seen(inspection: Mapping[str, Any]) -> tuple[Container, dict[str, Any]]:
+    return inspected(inspection), thing(inspection.get("State"))
+
+
+def _runs(state: Mapping[str, Any]) -> bool:
+    return state.get("Running") is True
+
+
+def _unix_ns(text: object) -> int | None:
+    """Docker's `2026-11-22T20:42:00.610172495Z`; its zero time is None."""
+    if not isinstance(text, str) or not text.endswith("Z"):
+        return None
+    seconds, _, fraction = text[:-1].partition(".")
+    try:
+        when = datetime.fromisoformat(f"{seconds}+00:00")
+        return int(when.timestamp()) * NS + int(fraction[:9].ljust(9, "0"))
+    except ValueError:
+        return None
