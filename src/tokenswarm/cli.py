@@ -79,11 +79,13 @@ def main() -> None:
     metavar="HOST:PORT",
     help="Listen to this agent instead of the scenario's; repeatable.",
 )
+@click.option("--junit", metavar="FILE", help="Write the gates as JUnit XML; - is stdout.")
+@click.option("--markdown", metavar="FILE", help="Write the result as Markdown; - is stdout.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and send nothing.")
 def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | None,
         duration_s: float | None, max_requests: int | None, seed: int | None, workers: int,
         out: Path, gates: tuple[str, ...], influx_url: str | None, agents: tuple[str, ...],
-        dry_run: bool) -> None:  # fmt: skip
+        junit: str | None, markdown: str | None, dry_run: bool) -> None:  # fmt: skip
     """Run SCENARIO against its servers and leave a run directory with report.html.
 
     \b
@@ -94,7 +96,7 @@ def run(scenario: Path, urls: tuple[str, ...], users: int | None, rate: float | 
     from tokenswarm.command import RunCommand
 
     command = RunCommand(scenario, urls, users, rate, duration_s, max_requests, seed, workers,
-                         out, gates, influx_url, agents)  # fmt: skip
+                         out, gates, influx_url, agents, junit, markdown)  # fmt: skip
     if dry_run:
         click.echo(command.plan(), nl=False)
         return
@@ -145,11 +147,44 @@ def sim(profile: str, host: str, port: int, control_port: int, truth: Path | Non
     metavar="EXPR",
     help="Exit with 1 unless EXPR over summary.json holds; repeatable.",
 )
-def report(run_dir: Path, gates: tuple[str, ...]) -> None:
-    """Make summary.json and report.html of RUN_DIR again; finishes a run that was killed."""
-    from tokenswarm.command import make_report
+@click.option("--junit", metavar="FILE", help="Write the gates as JUnit XML; - is stdout.")
+@click.option("--markdown", metavar="FILE", help="Write the result as Markdown; - is stdout.")
+@click.option("--compat", type=click.Choice(["vllm"]),
+              help="Only print the figures by the formulas of vllm bench serve.")  # fmt: skip
+def report(run_dir: Path, gates: tuple[str, ...], junit: str | None, markdown: str | None,
+           compat: str | None) -> None:  # fmt: skip
+    """Make summary.json and report.html of RUN_DIR again; finishes a run that was killed.
 
-    sys.exit(make_report(run_dir, list(gates)))
+    \b
+    tokenswarm report runs/20261122t163015z-k3f9qa --gate 'swaps.latency_s.p95 < 5'
+    tokenswarm report runs/20261122t163015z-k3f9qa --junit gates.xml --markdown -
+    tokenswarm report runs/20261122t163015z-k3f9qa --compat vllm
+    """
+    from tokenswarm.command import make_report, show_compat
+
+    if compat:
+        show_compat(run_dir)
+    else:
+        sys.exit(make_report(run_dir, list(gates), junit, markdown))
+
+
+@main.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--json", "form", flag_value="json", help="Print JSON.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown.")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True,
+              help="Of each interval.")  # fmt: skip
+def diff(run_a: Path, run_b: Path, form: str | None, confidence: float) -> None:
+    """Compare RUN_B with RUN_A, model by model: what changed, and what may be noise.
+
+    \b
+    tokenswarm diff runs/20261122t163015z-k3f9qa runs/20261123t090101z-p2m4zz
+    tokenswarm diff runs/BEFORE runs/AFTER --markdown > comment.md
+    """
+    from tokenswarm.command import show_diff
+
+    show_diff(run_a, run_b, form or "text", confidence)
 
 
 @main.command()

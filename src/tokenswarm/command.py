@@ -45,6 +45,8 @@ class RunCommand:
     gates: Sequence[str] = ()
     influx_url: str | None = None
     agents: Sequence[str] = ()
+    junit: str | None = None
+    markdown: str | None = None
 
     def resolved(self) -> Scenario:
         """The scenario as it will be played; UsageError when it or a gate cannot be."""
@@ -87,6 +89,8 @@ class RunCommand:
             ("--seed", self.seed),
             ("--processes", self.workers or None),
             ("--influx-url", self.influx_url),
+            ("--junit", self.junit),
+            ("--markdown", self.markdown),
         ]
         given: list[tuple[str, object]] = [(f, v) for f, v in optional if v is not None]
         if self.workers:
@@ -121,15 +125,32 @@ def run_demo(workers: int, duration_s: float | None, out: Path) -> int:
         return subprocess.run(command.argv(), check=False).returncode
 
 
-def make_report(run_dir: Path, gates: Sequence[str]) -> int:
+def make_report(
+    run_dir: Path, gates: Sequence[str], junit: str | None = None, markdown: str | None = None
+) -> int:
     """Analyse `run_dir`, write summary.json and report.html, print the table; the exit code."""
     from tokenswarm.analysis import runrows
     from tokenswarm.report.finish import exit_code, finish
     from tokenswarm.store.rundir import RunDir
 
-    summary = finish(run_dir, gates)
+    files = [None if f is None else Path(f) for f in (junit, markdown)]
+    summary = finish(run_dir, gates, *files)
     runrows.write(RunDir(run_dir), summary)
     return exit_code(summary)
+
+
+def show_compat(run_dir: Path) -> None:
+    """Print `run_dir` as vllm bench serve would."""
+    from tokenswarm.report.compat import vllm_text
+
+    print(vllm_text(run_dir), end="")
+
+
+def show_diff(run_a: Path, run_b: Path, form: str, confidence: float) -> None:
+    """Print what is different in `run_b`; `form` is text, json or markdown."""
+    from tokenswarm.report.diff import FORMS, compared
+
+    print(FORMS[form](compared(run_a, run_b, confidence)), end="")
 
 
 def database(

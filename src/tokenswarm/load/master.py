@@ -340,7 +340,8 @@ class Master:
             }
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
-        self.exit_code = finish_run(run.dir.path, self._options.gate)
+        options = self._options
+        self.exit_code = finish_run(run.dir.path, options.gate, options.junit, options.markdown)
         if run.shipper is not None:
             end_shipping(run.manifest, run.shipper)
             run.dir.write_manifest(run.manifest)

@@ -91,6 +91,14 @@ def add_arguments(parser: Any) -> None:
         include_in_web_ui=False,
         help="also fail (exit code 1) unless EXPR over summary.json holds; repeatable",
     )
+    for flag, text in (("junit", "the gates as JUnit XML"), ("markdown", "the result as Markdown")):
+        add(
+            f"--{flag}",
+            metavar="FILE",
+            default=None,
+            include_in_web_ui=False,
+            help=f"write {text} here at the end; - is stdout",
+        )
     add(
         "--no-live",
         action="store_true",

@@ -7,11 +7,15 @@ from pathlib import Path
 from tokenswarm.errors import EXIT_NOT_VALID
 
 
-def finish_run(run_dir: Path, gates: list[str]) -> int:
+def finish_run(
+    run_dir: Path, gates: list[str], junit: str | None = None, markdown: str | None = None
+) -> int:
     """Run `tokenswarm report` on `run_dir`, its table on our stdout; its exit code."""
     argv = [sys.executable, "-m", "tokenswarm", "report", str(run_dir)]
     for gate in gates:
         argv += ["--gate", gate]
+    for flag, file in (("--junit", junit), ("--markdown", markdown)):
+        argv += [flag, file] if file else []
     sys.stdout.flush()
     code = subprocess.run(argv, check=False).returncode
     if code < 0:
