@@ -43,6 +43,19 @@ def test_every_row_fits_the_schema_and_times_strictly_increase() -> None:
         check_row(measurement, values)
 
 
+def test_every_figure_of_a_sample_is_in_the_column_of_its_name() -> None:
+    figures: dict[str, Any] = {f.name: n for n, f in enumerate(GPU.fields[:-1], 1)}
+    sample = GpuSample(index=2, processes=(GpuProcess(pid=9, vram_used_bytes=8),), **figures)
+    gpu, process = map(cells, rows([sample], 5, Monotonic(), "nvml", "r", "h", {}))
+    assert gpu == figures | {
+        "time_ns": 5, "run_id": "r", "host": "h", "gpu": "2", "source": "nvml",
+    }  # fmt: skip
+    assert process == {
+        "time_ns": 6, "run_id": "r", "host": "h", "gpu": "2", "model": "none",
+        "container": "none", "pid": 9, "vram_used_bytes": 8,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("model", "tag"),
     [

@@ -60,7 +60,6 @@ static void reread(void) {
 static int value(const char *key, int nth, char *out, size_t room) {
     int found = 0, seen = 0;
     size_t length = strlen(key);
-    reread();
     for (char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : 0) {
         char *at = line;
         if (*at == '@') {
@@ -107,6 +106,7 @@ static int begin(const Device *d, const char *function) {
     const char *owner = d ? d->name : "";
     char key[128];
     pthread_mutex_lock(&lock);
+    reread();
     note(owner, function);
     int code = OK;
     if (!users) code = UNINITIALIZED;
@@ -173,6 +173,7 @@ int nvmlInitWithFlags(unsigned flags) {
             }
         }
     }
+    reread();
     int code = (int)number("", "error.nvmlInitWithFlags", OK);
     if (code == OK) users++;
     pthread_mutex_unlock(&lock);

@@ -15,13 +15,15 @@ import msgspec
 
 from tokenswarm.errors import UsageError
 from tokenswarm.store.row import Monotonic
+from tokenswarm.store.schema import GPU
 from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry.cost import Cost
 from tokenswarm.telemetry.feed import FLUSH_S
-from tokenswarm.telemetry.gpu import TelemetryGap, rows
+from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap, rows
 from tokenswarm.telemetry.nvml import Nvml
 from tokenswarm.telemetry.owner import Owners
 from tokenswarm.telemetry.row import Pair
+from tokenswarm.telemetry.slow import SLOW_S
 from tokenswarm.telemetry.ticks import Pace, Ticks
 
 
@@ -152,20 +154,49 @@ def _print(nvml: Nvml, hz: float, seconds: float) -> None:
         print(f"\n{hz:g} Hz for {done.seconds:.1f} s, {done.rows} rows; ", end="")
         print(f"whole process {_percent(done.process_cpu_ratio)} of a core.\n")
         print(work_table(done))
-    print("\n" + processes_table(nvml))
-    for gpu in nvml.about()["gpus"]:
+    samples = full_look(nvml)
+    print("\n" + figures_table(samples))
+    print("\n" + processes_table(samples))
+    about = nvml.about()
+    for gpu in about["gpus"]:
         lacks = ", ".join(gpu["absent"]) or "nothing"
         print(f"\nGPU {gpu['gpu']} ({gpu['name']}) lacks: {lacks}.")
+    if about["slow_failure"]:
+        print(f"\nThe slow tier failed: {about['slow_failure']}.")
 
 
-def processes_table(nvml: Nvml) -> str:
+def full_look(nvml: Nvml) -> list[GpuSample]:
+    """A look with slow figures; without, when none came within two readings."""
+    until = time.perf_counter() + 2 * SLOW_S
+    while True:
+        samples = nvml.sample()
+        slow = all(s.temperature_c is not None for s in samples if not s.label)
+        if slow or time.perf_counter() > until:
+            return samples
+        time.sleep(0.01)
+
+
+def figures_table(samples: list[GpuSample]) -> str:
+    """What each GPU shows at this moment."""
+    names = [f.name for f in GPU.fields if f.name != "source"]
+    return table(
+        ("figure", *(f"GPU {s.tag}" for s in samples)),
+        [(name, *(str(getattr(s, name)) for s in samples)) for name in names],
+    )
+
+
+def processes_table(samples: list[GpuSample]) -> str:
     """Who holds memory at this moment."""
     lines = [
-        (s.tag, str(p.pid), p.model or "unknown", f"{(p.vram_used_bytes or 0) / 2**20:,.0f} MiB")
-        for s in nvml.sample()
+        (s.tag, str(p.pid), p.model or "none", p.container or "none", _mib(p.vram_used_bytes))
+        for s in samples
         for p in s.processes
     ]
-    return table(("GPU", "pid", "model", "memory"), lines)
+    return table(("GPU", "pid", "model", "container", "memory"), lines)
+
+
+def _mib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**20:,.0f} MiB"
 
 
 if __name__ == "__main__":

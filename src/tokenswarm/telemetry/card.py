@@ -64,9 +64,9 @@ class Device:
         """What NVML says; None when the card lacks the figure, has gone or errs this time."""
         if self.lost or figure in self.absent:
             return None
-        call, *arguments = self._calls[figure]
+        call = self._calls[figure]
         try:
-            return call(self.handle, *arguments, *more)
+            return call[0](self.handle, *call[1:], *more)
         except self.nvml.NVMLError as e:
             self.failed(figure, e.value)
             return None

@@ -64,6 +64,7 @@ class Nvml:
             "driver": self.driver,
             "nvml": _said(self._nvml, "nvmlSystemGetNVMLVersion"),
             "gpus": [_about(card) for card in self._all()],
+            "slow_failure": self._slow.failure,
             "calibration": [msgspec.structs.asdict(cost) for cost in self.costs],
         }
 

@@ -161,7 +161,10 @@ def _same(handle: Any, other: Any) -> bool:
 
 
 class SlowTier:
-    """The thread. `look` is called at each tick after the figures: for what comes and goes."""
+    """The thread. `look` is called at each tick after the figures: for what comes and goes.
+
+    `failure` is the last thing that went wrong in a way that nobody had thought of.
+    """
 
     def __init__(
         self, cards: tuple[Card, ...], events: Events, look: Callable[[], None], *, pcie: bool
@@ -171,6 +174,7 @@ class SlowTier:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nvml-slow", daemon=True)
         self.ticks = Ticks(SLOW_S, self._stop)
+        self.failure: str | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -181,9 +185,15 @@ class SlowTier:
 
     def _run(self) -> None:
         for _ in self.ticks:
-            for figures in self._figures:
-                read = figures.read()
-                if not figures.card.device.lost:
-                    figures.card.fresh.append((time.perf_counter(), read))
-            self._events.collect(self._cards)
-            self._look()
+            try:
+                self._read()
+            except Exception as e:  # a driver that answers oddly must not end the thread
+                self.failure = f"{type(e).__name__}: {e}"
+
+    def _read(self) -> None:
+        for figures in self._figures:
+            read = figures.read()
+            if not figures.card.device.lost:
+                figures.card.fresh.append((time.perf_counter(), read))
+        self._events.collect(self._cards)
+        self._look()
