@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.llama_server import llama_server
 from tokenswarm.clock import Clock
 from tokenswarm.errors import UsageError
 from tokenswarm.store.row import check_row
@@ -189,6 +190,25 @@ def test_a_model_that_an_engine_maps_shows_as_memory_of_the_gpu_cpu(model: Path)
         assert s.vram_used_bytes == held
         assert s.vram_total_bytes is not None
         assert s.vram_total_bytes > held
+
+
+@linux
+@pytest.mark.live
+def test_llama_cpp_on_a_cpu_shows_its_models_memory(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="no llama.cpp: pip install '.[live]'")
+    pytest.importorskip("gguf", reason="no model: pip install '.[live]'")
+    from tests.gguf_model import write_model
+
+    path = tmp_path / "tiny-of-ours.gguf"
+    reader = cpu(("tiny-of-ours",))
+    assert reader.sample()[0].processes == ()
+    with llama_server(write_model(path, ends=100.0)) as url:
+        port = int(url.rpartition(":")[2])
+        (by_name,) = cpu(("tiny-of-ours",)).sample()
+        (by_port,) = cpu(("tiny-of-ours",), (port,)).sample()
+    assert [p.model for p in by_name.processes] == ["tiny-of-ours"]
+    assert [p.pid for p in by_port.processes] == [p.pid for p in by_name.processes]
+    assert (by_name.vram_used_bytes or 0) > path.stat().st_size
 
 
 @linux
