@@ -167,7 +167,7 @@ class Master:
 
     def _run_start(self, run: Run, prepared: Prepared) -> RunStart:
         nonce = secrets.token_hex(16)
-        (run.dir.spool / ".nonce").write_text(nonce)
+        run.dir.write(run.dir.spool / ".nonce", nonce.encode())
         ready = [] if self._local else [c.id for c in self._runner.clients.ready]
         return RunStart(
             run_id=run.manifest.run_id,
@@ -293,7 +293,7 @@ class Master:
     def _drain(self, run: Run) -> None:
         if self.generator is not None:
             drained = self.generator.drain(run.drain_s)
-            run.manifest.ended[drained.source] = drained.rows
+            run.manifest.ended[drained.source] = drained.rows + drained.dropped
             run.manifest.routes[drained.source] = "shared"
             run.totals.report("w0", self.generator.totals())
         elif not self._local:
@@ -306,7 +306,7 @@ class Master:
             gevent.sleep(0.05)
         for client_id, said in run.drained.items():
             if said["complete"]:
-                run.manifest.ended[said["source"]] = said["rows"]
+                run.manifest.ended[said["source"]] = said["rows"] + said["dropped"]
             run.manifest.routes[said["source"]] = said["route"]
             run.totals.report(client_id, said.pop("models"))
             run.manifest.workers.append(said)
@@ -321,6 +321,9 @@ class Master:
             return
         try:
             self._finish(run)
+        except TokenswarmError as e:  # a full disk: what the spool holds can be reported later
+            sys.stderr.write(f"tokenswarm: {e}\n")
+            self.exit_code = e.exit_code
         finally:
             self._over.set()
 

@@ -15,7 +15,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     `targets` holds the probed EngineInfo of each target as an object, `routes` says which way
     each source's records took (shared: straight into this directory; link: batches over Locust),
-    `ended` what each source said it had written when it ended. `clock_offsets_ns` is what was added
+    `ended` what each source had recorded when it ended. `clock_offsets_ns` is what was added
     to the clock of each agent and worker before it wrote, `clocks` how it stood then and at last.
     """
 
