@@ -13,6 +13,7 @@ import pytest
 from tests.fake_driver import MIB, FakeDriver, Install, card, install
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry import nvml as nvml_module
+from tokenswarm.telemetry import slow as slow_module
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
 from tokenswarm.telemetry.nvml import Nvml
 from tokenswarm.telemetry.owner import ATTEMPTS, Owners
@@ -107,7 +108,7 @@ FAST = [
     ("gpu0.util", "nvmlDeviceGetUtilizationRates", "util_ratio"),  # MIG
     ("gpu0.power_mw", "nvmlDeviceGetPowerUsage", "power_w"),
     ("gpu0.sm_mhz", "nvmlDeviceGetClockInfo", "sm_clock_hz"),
-    ("gpu0.throttle", "nvmlDeviceGetCurrentClocksThrottleReasons", "throttle_bits"),
+    ("gpu0.throttle", "nvmlDeviceGetCurrentClocksEventReasons", "throttle_bits"),
 ]
 
 
@@ -201,9 +202,14 @@ def test_an_older_drivers_memory_call_is_used(
     assert s.vram_free_bytes == 60 * MIB
 
 
-def test_an_older_drivers_process_calls_are_used(install: Install, open_nvml: Open) -> None:
-    install("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3")
+def test_an_older_drivers_names_of_calls_are_used(install: Install, open_nvml: Open) -> None:
+    install(
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetGraphicsRunningProcesses_v3",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+    )
     (s,) = open_nvml().sample()
+    assert s.throttle_bits == 4
     assert [(p.pid, p.vram_used_bytes) for p in s.processes] == [(1, 7 * MIB)]
 
 
@@ -215,6 +221,7 @@ BEYOND_MEMORY = (
     "nvmlDeviceGetTotalEccErrors",
     "nvmlDeviceGetMigMode",
     "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetCurrentClocksEventReasons",
     "nvmlDeviceGetCurrentClocksThrottleReasons",
     "nvmlDeviceGetTotalEnergyConsumption",
     "nvmlEventSetCreate",
@@ -313,6 +320,40 @@ def test_a_gpu_that_only_a_new_start_of_nvml_brings_back(
     assert two.calls()[("-", "nvmlInitWithFlags")] >= 2
     two.says("event = gpu0 31")  # events are listened to again
     assert until(nvml, lambda seen: any(s.xid for s in seen))[0].xid == 31
+
+
+def test_a_driver_that_is_loaded_anew_is_taken_again(
+    driver: FakeDriver, open_nvml: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml_module, "RESTART_S", 0.1)
+    monkeypatch.setattr(nvml_module, "RETAKE_S", 0.1)
+    nvml = open_nvml()
+    gone = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    driver.says(f"gpu0.error.nvmlDeviceGetPowerUsage = {gone}")
+    driver.says(f"gpu0.error.nvmlDeviceGetMemoryInfo = {gone}")
+    driver.says(f"error.nvmlInitWithFlags = {gone}")
+    begun = driver.calls()[("-", "nvmlInitWithFlags")]
+    until(nvml, lambda seen: driver.calls()[("-", "nvmlInitWithFlags")] > begun)
+    assert until(nvml, lambda seen: True) == []
+    driver.says("error.nvmlInitWithFlags = 0")
+    driver.says("gpu0.error.nvmlDeviceGetPowerUsage = 0", "gpu0.error.nvmlDeviceGetMemoryInfo = 0")
+    assert until(nvml, lambda seen: indices(seen) == [0])[0].power_w == 123.456
+
+
+def test_a_driver_that_hangs_is_left_alone_at_the_end(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_module, "STOP_S", 0.05)
+    nvml = Nvml(Owners(()))
+    slow_one(nvml)
+    asked = driver.calls()[("gpu0", "nvmlDeviceGetTemperature")]
+    driver.says("gpu0.delay_us.nvmlDeviceGetTemperature = 1000000")
+    until(nvml, lambda _: driver.calls()[("gpu0", "nvmlDeviceGetTemperature")] > asked)
+    nvml.close()
+    assert driver.calls()[("-", "nvmlShutdown")] == 0
+    monkeypatch.setattr(slow_module, "STOP_S", WAIT_S)
+    nvml.close()
+    assert driver.calls()[("-", "nvmlShutdown")] == 1
 
 
 def test_a_gpu_that_was_lost_before_the_start_is_taken_when_it_comes(

@@ -262,6 +262,7 @@ int nvmlDeviceGetUtilizationRates(Device *d, Utilisation *out) {
 
 NUMBER(nvmlDeviceGetPowerUsage, unsigned, "power_mw")
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, "throttle")
+NUMBER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, "throttle")
 NUMBER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, "energy_mj")
 
 int nvmlDeviceGetClockInfo(Device *d, int clock, unsigned *out) {

@@ -30,7 +30,8 @@ def fast_calls(nvml: Any) -> Calls:
         "power": (nvml.nvmlDeviceGetPowerUsage,),
         "SM clock": (nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
         "memory clock": (nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
-        "throttle reasons": (nvml.nvmlDeviceGetCurrentClocksThrottleReasons,),
+        "clock event reasons": (nvml.nvmlDeviceGetCurrentClocksEventReasons,),
+        "throttle reasons": (nvml.nvmlDeviceGetCurrentClocksThrottleReasons,),  # its older name
     }
 
 
@@ -150,7 +151,7 @@ class Card:
         ask = self.device.ask
         utilisation, milliwatts = ask("utilisation"), ask("power")
         sm_mhz, memory_mhz = ask("SM clock"), ask("memory clock")
-        throttle = ask("throttle reasons")
+        throttle = self.device.first("clock event reasons", "throttle reasons")
         return {
             "util_ratio": None if utilisation is None else utilisation.gpu / 100,
             "mem_util_ratio": None if utilisation is None else utilisation.memory / 100,

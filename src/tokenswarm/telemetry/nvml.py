@@ -86,7 +86,8 @@ class Nvml:
         return self._slow.ticks.pace()
 
     def close(self) -> None:
-        self._slow.stop()
+        if not self._slow.stop():
+            return  # the driver hangs, and NVML must not be shut down under a call
         self._events.close()
         try:
             self._nvml.nvmlShutdown()

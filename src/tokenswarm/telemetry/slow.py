@@ -15,6 +15,7 @@ from tokenswarm.telemetry.card import Calls, Card
 from tokenswarm.telemetry.ticks import Ticks
 
 SLOW_S = 0.5
+STOP_S = 5.0  # more than the slowest calls take on eight cards
 MAX_EVENTS = 100
 
 # NVML's field ids; value -> figure and factor
@@ -179,9 +180,11 @@ class SlowTier:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """False when it hangs in a call to the driver and is left there."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(STOP_S)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         for _ in self.ticks:
