@@ -17,6 +17,7 @@ from tokenswarm.telemetry import slow as slow_module
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
 from tokenswarm.telemetry.nvml import Nvml
 from tokenswarm.telemetry.owner import ATTEMPTS, Owners
+from tokenswarm.telemetry.recent import FRESH_S, Recent
 
 __all__ = ["install"]  # a fixture
 
@@ -558,3 +559,21 @@ def test_a_process_that_says_nothing_yet_is_asked_again_but_not_for_ever(tmp_pat
     line.write_bytes(b"serve\0qwen\0")
     assert owners.model(7) == "qwen"
     assert late.model(7) is None
+
+
+def test_a_process_that_is_known_is_looked_up_twice_a_second(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    line, now = tmp_path / "7" / "cmdline", [0.0]
+    owners = Owners(("qwen", "yi"), tmp_path)
+    recent = Recent(owners, lambda: now[0])
+    assert recent.resolve(7).model is None
+    line.write_bytes(b"serve\0qwen\0")
+    assert recent.resolve(7).model == "qwen"  # at once, as it was not known
+    line.write_bytes(b"serve\0yi\0")
+    owners.forget_all_but(())
+    assert recent.resolve(7).model == "qwen"
+    now[0] += FRESH_S
+    assert recent.resolve(7).model == "yi"
+    line.write_bytes(b"serve\0qwen\0")
+    recent.forget_all_but(())
+    assert recent.resolve(7).model == "qwen"

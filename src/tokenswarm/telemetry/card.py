@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample
-from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.recent import Recent
 
 FRESH_S = 1.0  # an older slow reading does not belong to the sample's time
 MAX_XIDS = 1000
@@ -121,7 +121,7 @@ class Card:
         self.name = device.text(device.nvml.nvmlDeviceGetName)
         self.uuid = device.text(device.nvml.nvmlDeviceGetUUID) or self.uuid
 
-    def sample(self, owners: Owners) -> GpuSample | None:
+    def sample(self, owners: Recent) -> GpuSample | None:
         """None when it does not answer; a lost card may still have left its last words."""
         figures = self._memory() | ({} if self.instance else self._activity())
         processes = () if self.parted else self._processes(owners)
@@ -161,7 +161,7 @@ class Card:
             "throttle_bits": None if throttle is None else int(throttle),
         }
 
-    def _processes(self, owners: Owners) -> tuple[GpuProcess, ...]:
+    def _processes(self, owners: Recent) -> tuple[GpuProcess, ...]:
         """A process that computes and draws is listed twice, with the same memory."""
         running: dict[int, int | None] = {}
         for figure in ("processes", "graphics processes"):

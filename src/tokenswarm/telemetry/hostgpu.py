@@ -17,6 +17,7 @@ from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample, TelemetryGap
 from tokenswarm.telemetry.host import memory_of, read_text
 from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.recent import Recent
 
 SCAN_S = 1.0  # how often processes are looked for
 SHARE_S = 1.0  # how often the kernel is asked for a process's share, which walks its pages
@@ -75,7 +76,7 @@ class HostGpu:
                 "telemetry.gpu.source is host, but this system has no /proc: "
                 "it needs Linux; set the source to none"
             )
-        self._names, self._owners, self._ports = tuple(names), owners, frozenset(ports)
+        self._names, self._owners, self._ports = tuple(names), Recent(owners), frozenset(ports)
         self._proc = proc
         self._engines: dict[int, Memory] = {}
         self._scanned_s: float | None = None

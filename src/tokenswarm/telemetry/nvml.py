@@ -15,6 +15,7 @@ from tokenswarm.telemetry.card import Card, Device, fast_calls
 from tokenswarm.telemetry.cost import Cost, calibrate
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
 from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.recent import Recent
 from tokenswarm.telemetry.slow import Events, SlowTier, slow_calls
 from tokenswarm.telemetry.ticks import Pace
 
@@ -35,7 +36,7 @@ class Nvml:
         """UsageError when there is no driver or no GPU can be listed. `pcie`: read throughput,
         too, which blocks the slow thread for 40 ms a card. `library`: pynvml or its like."""
         self._nvml = nvml = _initialised(library)
-        self._owners = owners
+        self._owners = Recent(owners)
         self._lock = threading.Lock()  # held while NVML is started anew, and by each look
         calls = fast_calls(nvml) | slow_calls(nvml)
         try:
