@@ -63,11 +63,14 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str
 
 def text(value: str) -> str:
     """`value` on one line, nothing in it Markdown or HTML."""
-    flat = "".join(c if c.isprintable() else " " for c in value)
-    return _SPECIAL.sub(r"\\\1", flat)
+    return _SPECIAL.sub(r"\\\1", plain(value))
 
 
 def code(value: str) -> str:
     """`value` as code; in a table a bar would end the cell even there."""
-    flat = "".join(c if c.isprintable() else " " for c in value)
-    return f"`{flat.replace('`', chr(0x2019)).replace('|', chr(0xA6))}`"
+    return f"`{plain(value).replace('`', chr(0x2019)).replace('|', chr(0xA6))}`"
+
+
+def plain(value: str) -> str:
+    """`value` on one line, without control characters."""
+    return "".join(c if c.isprintable() else " " for c in value)
