@@ -11,6 +11,7 @@ import pynvml
 import pytest
 
 from tests.fake_driver import MIB, FakeDriver, Install, card, install
+from tokenswarm import doctor
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry import nvml as nvml_module
 from tokenswarm.telemetry import slow as slow_module
@@ -480,6 +481,12 @@ def test_a_host_without_driver_says_what_to_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "UsageError: NVML does not start on this host" in done.stderr
     assert "telemetry.gpu.source to none" in done.stderr
+
+
+def test_doctor_shows_the_cards_or_that_none_answers(driver: FakeDriver) -> None:
+    assert doctor._driver("").text == "driver 580.1, 0: Some GPU 0 GiB"
+    driver.says("gpu0.lost = 1")
+    assert doctor._driver("").text == "driver 580.1, no GPU answers: 0 fell off the bus"
 
 
 def test_the_calibration_tool_prints_costs_and_both_tiers(install: Install) -> None:

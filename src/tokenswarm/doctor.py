@@ -181,6 +181,7 @@ def _gpu(scenario: Scenario | None, engines: list[EngineInfo], met: list[MetAgen
 
 def _driver(because: str) -> Check:
     """What NVML says of this host."""
+    from tokenswarm.telemetry.gpu import TelemetryGap
     from tokenswarm.telemetry.nvml import Nvml
     from tokenswarm.telemetry.owner import Owners
 
@@ -191,13 +192,13 @@ def _driver(because: str) -> Check:
         return Check("gpu", False if because else None, because + text, way)
     try:
         cards = ", ".join(
-            f"{s.index}: {s.name} {(s.vram_total_bytes or 0) / 2**30:.0f} GiB"
-            for s in nvml.sample()
+            f"{s.tag}: {s.name} {(s.vram_total_bytes or 0) / 2**30:.0f} GiB" for s in nvml.sample()
         )
-        text = f"{because}driver {nvml.driver}, {cards or 'no card answers'}"
+    except TelemetryGap as e:
+        return Check("gpu", None, f"{because}driver {nvml.driver}, {e}")
     finally:
         nvml.close()
-    return Check("gpu", True if cards else None, text)
+    return Check("gpu", True, f"{because}driver {nvml.driver}, {cards}")
 
 
 def _influx(url: str) -> Check:
