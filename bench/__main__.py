@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from bench import accuracy, hot_path, report
+from bench import accuracy, hot_path, report, ship
 from bench.server import BenchError
 
-BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path, "report": report}
+BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path, "report": report, "ship": ship}
 
 
 def parser() -> argparse.ArgumentParser:

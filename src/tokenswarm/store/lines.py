@@ -10,8 +10,9 @@ a line that holds one.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -42,22 +43,25 @@ class Encoded:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def encode(pairs: Iterable[Pair]) -> Encoded:
+def encode(pairs: Sequence[Pair]) -> Encoded:
     """`(measurement, row)` as lines; those of one measurement stay in order."""
     encoded = Encoded()
-    parts: list[str] = []
+    parts: list[bytes] = []
     for name, rows in grouped(pairs).items():
         if encoder := ENCODERS.get(name):
             pieces = (rows[at : at + PIECE_ROWS] for at in range(0, len(rows), PIECE_ROWS))
             parts += [encoder.lines(piece, encoded) for piece in pieces]
         else:
             encoded.left_out[f"unknown measurement {name[:60]!r}"] += len(rows)
-    encoded.text = "".join(parts).encode()
+    encoded.text = b"".join(parts)
     return encoded
 
 
-def grouped(pairs: Iterable[Pair]) -> dict[str, list[Row]]:
+def grouped(pairs: Sequence[Pair]) -> dict[str, list[Row]]:
     """The rows of each measurement."""
+    names = set(map(itemgetter(0), pairs))
+    if len(names) == 1:
+        return {names.pop(): list(map(itemgetter(1), pairs))}
     groups: dict[str, list[Row]] = {}
     for name, row in pairs:
         if (rows := groups.get(name)) is None:
@@ -77,47 +81,48 @@ class Encoder:
         first = 1 + len(m.tags)
         self.fields = [(i, f) for i, f in enumerate(m.fields, first) if not f.files_only]
 
-    def lines(self, rows: Sequence[Row], encoded: Encoded) -> str:
+    def lines(self, rows: Sequence[Row], encoded: Encoded) -> bytes:
         """The lines of `rows`; counted in `encoded`."""
-        rows = self.well_formed(rows, encoded)
-        if not rows:
-            return ""
-        columns = list(zip(*rows, strict=True))
+        if not (columns := self._columns(rows, encoded)):
+            return b""
         heads = list(map(self._heads.__getitem__, zip(*columns[self._tags], strict=True)))
-        times = _json(columns[0])[1:-1].decode().split(",")
-        first = next((i for i, f in self.fields if _complete(f.kind, columns[i])), None)
-        if first is None:
-            return self._sparse(columns, heads, times, encoded)
-        parts = [heads]
-        for i, f in sorted(self.fields, key=lambda p: p[0] != first):
-            cells = _cells(f.kind, f"{' ' if i == first else ','}{f.name}=", columns[i])
-            if cells:
-                parts.append(cells)
-        encoded.lines[self.measurement.name] += len(rows)
-        return _woven(parts, times)
+        times = _json(columns[0])[1:-1].split(b",")
+        cells = [_cells(f.kind, f",{f.name}=".encode(), columns[i]) for i, f in self.fields]
+        same = b"".join(c for c in cells if isinstance(c, bytes))
+        parts = [c for c in cells if isinstance(c, list)]
+        if not same:
+            full = next((i for i, part in enumerate(parts) if all(part)), None)
+            if full is None:
+                return self._sparse(heads, parts, times, encoded)
+            parts.insert(0, [cell[1:] for cell in parts.pop(full)])
+        encoded.lines[self.measurement.name] += len(times)
+        return _woven(heads, b" " + same[1:], parts, times)
 
     def _sparse(
-        self, columns: Sequence[Values], heads: list[str], times: list[str], encoded: Encoded
-    ) -> str:
+        self, heads: list[bytes], parts: list[list[bytes]], times: list[bytes], encoded: Encoded
+    ) -> bytes:
         """Lines of which no field is in all: some may have none at all."""
-        cells = [_cells(f.kind, f",{f.name}=", columns[i]) for i, f in self.fields]
-        bodies = map("".join, zip(*(c for c in cells if c), strict=True)) if any(cells) else ()
+        bodies = map(b"".join, zip(*parts, strict=True))
         lines = [
-            f"{head} {body[1:]} {time}\n"
+            b"%b %b %b\n" % (head, body[1:], time)
             for head, body, time in zip(heads, bodies, times, strict=False)
             if body
         ]
         encoded.lines[self.measurement.name] += len(lines)
         if empty := len(times) - len(lines):
             encoded.left_out[f"{self.measurement.name}: no field"] += empty
-        return "".join(lines)
+        return b"".join(lines)
+
+    def _columns(self, rows: Sequence[Row], encoded: Encoded) -> list[tuple[Any, ...]]:
+        """`rows` as columns; none when no row is one of this measurement."""
+        if set(map(len, rows)) == {self._width}:
+            columns = list(zip(*rows, strict=True))
+            if set(map(type, columns[0])) == {int} and max(columns[0]) in INT64:
+                return columns
+        return list(zip(*self.well_formed(rows, encoded), strict=True))
 
     def well_formed(self, rows: Sequence[Row], encoded: Encoded) -> Sequence[Row]:
         """`rows` without those of another length and those without a time."""
-        if set(map(len, rows)) == {self._width}:
-            times = [row[0] for row in rows]
-            if set(map(type, times)) == {int} and max(times) in INT64:
-                return rows
         kept, name = [], self.measurement.name
         for row in rows:
             if len(row) != self._width:
@@ -129,7 +134,7 @@ class Encoder:
         return kept
 
 
-class _Heads(dict[tuple[Any, ...], str]):
+class _Heads(dict[tuple[Any, ...], bytes]):
     """Measurement and tags of a line, made once for each set of tag values."""
 
     def __init__(self, m: Measurement):
@@ -137,9 +142,9 @@ class _Heads(dict[tuple[Any, ...], str]):
         self._name = escaped_name(m.name)
         self._keys = [escaped_tag(tag) for tag in m.tags]
 
-    def __missing__(self, values: tuple[Any, ...]) -> str:
+    def __missing__(self, values: tuple[Any, ...]) -> bytes:
         tags = [f"{k}={escaped_tag(tag_of(v))}" for k, v in zip(self._keys, values, strict=True)]
-        head = ",".join([self._name, *tags])
+        head = ",".join([self._name, *tags]).encode()
         if len(self) < 100_000:
             self[values] = head
         return head
@@ -174,63 +179,70 @@ def _flat(text: str, backslash: str = "\\") -> str:
     return text.replace("\n", f"{backslash}n").replace("\r", f"{backslash}r")
 
 
-def _complete(kind: Kind, values: Values) -> bool:
-    """Whether a column has a value in every row; of floats, which may be NaN, nobody knows."""
-    if kind == "float" or values[0] is None or set(map(type, values)) != _TYPES[kind] - {_NONE}:
-        return False
-    return kind != "int" or max(values) in INT64
-
-
-def _cells(kind: Kind, key: str, values: Values) -> list[str]:
-    """`values`, each behind `key`, or empty where missing; no cells at all when all are."""
-    if values[0] is None and values.count(None) == len(values):
-        return []
-    values = held(kind, values)
-    if values[0] == values[-1] and values.count(values[0]) == len(values):
-        return [] if values[0] is None else _some(kind, key, values[:1]) * len(values)
-    return _some(kind, key, values)
+def _cells(kind: Kind, key: bytes, values: Values) -> list[bytes] | bytes:
+    """`values`, each behind `key`, or empty where missing; one text when it is the same in every
+    row, and empty when there is no value at all."""
+    first = values[0]
+    if first is None and values.count(None) == len(values):
+        return b""
+    types = set(map(type, values))
+    if not types <= _TYPES[kind] or (kind == "int" and _largest(values, types) not in INT64):
+        values = held(kind, values)
+        types = set(map(type, values))
+    if len(types) == 1 and values[-1] == values[0] and values.count(values[0]) == len(values):
+        return b"" if values[0] is None else _some(kind, key, values[:1], types)[0]
+    return _some(kind, key, values, types)
 
 
 def held(kind: Kind, values: Values) -> Values:
     """`values`, with None for what a field of `kind` cannot hold; NaN stays."""
-    if not set(map(type, values)) <= _TYPES[kind] or (
-        kind == "int" and max(filter(None, values), default=0) not in INT64
-    ):
+    types = set(map(type, values))
+    if not types <= _TYPES[kind] or (kind == "int" and _largest(values, types) not in INT64):
         from tokenswarm.store.columns import kept
 
         return kept(kind, values)
     return values
 
 
-def _some(kind: Kind, key: str, values: Values) -> list[str]:
+def _largest(values: Values, types: set[type]) -> int:
+    largest: int = max(filter(None, values), default=0) if _NONE in types else max(values)
+    return largest
+
+
+def _some(kind: Kind, key: bytes, values: Values, types: set[type]) -> list[bytes]:
     if kind == "str":
-        return _strings(key, values)
-    end = "i" if kind == "int" else ""
-    text = key + _json(values)[1:-1].decode().replace(",", f"{end}\n{key}") + end
-    if "null" in text:  # also what JSON has for NaN and the infinities
-        text = text.replace(f"{key}null{end}", "")
-    return text.split("\n")
+        return _strings(key, values, types)
+    end = b"i" if kind == "int" else b""
+    text = key + _json(values)[1:-1].replace(b",", b"%b\n%b" % (end, key)) + end
+    if b"null" in text:  # also what JSON has for NaN and the infinities
+        text = text.replace(b"%bnull%b" % (key, end), b"")
+    return text.split(b"\n")
 
 
 _SPECIAL = re.compile(r'["\\\n\r]')
 
 
-def _strings(key: str, values: Values) -> list[str]:
-    head = f'{key}"'
+def _strings(key: bytes, values: Values, types: set[type]) -> list[bytes]:
     if _SPECIAL.search("".join(filter(None, values))):
         values = [v and escaped_string(v) for v in values]
-    return ["" if v is None else f'{head}{v}"' for v in values]
+    if _NONE not in types:
+        head = key.decode() + '"'
+        return (head + f'"\n{head}'.join(values) + '"').encode().split(b"\n")
+    return [b"" if v is None else b'%b"%b"' % (key, v.encode()) for v in values]
 
 
-def _woven(parts: list[list[str]], times: list[str]) -> str:
-    """Columns of texts as lines: one string to join for all rows, cell by cell."""
-    width, rows = len(parts) + 3, len(times)
-    cells = [" "] * (width * rows)
-    for i, part in enumerate(parts):
+def _woven(heads: list[bytes], same: bytes, parts: list[list[bytes]], times: list[bytes]) -> bytes:
+    """Columns of texts as lines: one string to join for all rows, cell by cell. `same` are the
+    fields that are the same in every row."""
+    width, rows = len(parts) + 5, len(heads)
+    cells = [same] * (width * rows)
+    cells[0::width] = heads
+    for i, part in enumerate(parts, 2):
         cells[i::width] = part
+    cells[width - 3 :: width] = [b" "] * rows
     cells[width - 2 :: width] = times
-    cells[width - 1 :: width] = ["\n"] * rows
-    return "".join(cells)
+    cells[width - 1 :: width] = [b"\n"] * rows
+    return b"".join(cells)
 
 
 ENCODERS = {name: Encoder(m) for name, m in MEASUREMENTS.items()}

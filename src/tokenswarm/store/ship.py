@@ -1,7 +1,9 @@
 """The shipper: follows a spool into a database, at least once, until told to stop."""
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,8 @@ class Shipper:
         try:
             while True:
                 last = self._patience.stopping or not follow
-                self._pass()
+                with collector_at_rest():
+                    self._pass()
                 if last:
                     break
                 self._patience.idle(POLL_S)
@@ -187,6 +190,18 @@ class Shipper:
         if time.monotonic() - self._said_s >= SAID_S:
             self._said_s = time.monotonic()
             self._said(self.status().line())
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Rows hold no cycles; looking for some among so many lists costs a fifth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _take(batch: Batch, frame: Frame, counts: Counts) -> None:
