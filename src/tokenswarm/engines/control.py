@@ -71,6 +71,17 @@ class Server:
     def post(self, path: str, payload: object) -> Reply:
         return self._exchange("POST", path, json.dumps(payload).encode())
 
+    def connection(self) -> http.client.HTTPConnection:
+        """A connection that is not open yet, to stream from; the exchanges above have their own."""
+        return _connection(_split(self.url), self.timeout_s, self.tls_verify)
+
+    def path(self, path: str) -> str:
+        """`path` below the server's root."""
+        return _base(_split(self.url)) + path
+
+    def stream_headers(self) -> dict[str, str]:
+        return {"Accept": "text/event-stream", "Cache-Control": "no-cache", **self.headers}
+
     def _exchange(self, method: str, path: str, body: bytes | None) -> Reply:
         place = _split(self.url)
         headers = {"Accept": "*/*", "Connection": "close", **self.headers}

@@ -3,15 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from tokenswarm.engines.control import Reply, Server, said
+from tokenswarm.engines.news import News
 from tokenswarm.engines.openai import OpenAi, listed_models, names
 from tokenswarm.engines.prometheus import samples
-from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
+from tokenswarm.engines.protocol import (
+    ANY,
+    EngineInfo,
+    Knobs,
+    LoadFigures,
+    Residency,
+    ResidencyState,
+)
 from tokenswarm.errors import TargetError
 
 RUNNING = "llamacpp:requests_processing"
 WAITING = "llamacpp:requests_deferred"
+MAX_ASKED = 16
 ROUTER_STATES: dict[str, ResidencyState] = {
     "loaded": "resident",
     "loading": "loading",
@@ -23,7 +33,7 @@ ROUTER_STATES: dict[str, ResidencyState] = {
 
 @dataclass(frozen=True)
 class LlamaCpp(OpenAi):
-    """Figures need `--metrics`; a router has none of its own.
+    """How many wait is told with `--metrics` alone; a router tells it of each model.
 
     After a streamed answer it closes the connection, shortly after the end and without having
     said so (cpp-httplib), so that a request on a kept connection may meet the close.
@@ -34,6 +44,8 @@ class LlamaCpp(OpenAi):
         exact_length={"ignore_eos": True}, token_id_prompts=True, tokenize=True,
         keeps_connections=False,
     )  # fmt: skip
+
+    news: ClassVar[News | None] = News("/models/sse", b"model_status")  # a router alone has it
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -50,22 +62,27 @@ class LlamaCpp(OpenAi):
 
     def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
         server = self.server(url, timeout_s)
+        if server.get("/health").status == 503:  # it lists its model while it still loads it
+            return tuple(Residency(n, "loading") for n in _listed(server) or (ANY,))
         models = listed_models(server)
         if models is None:
-            loading = server.get("/health").status == 503
-            return () if loading else None
-        if any(isinstance(m.get("status"), dict) for m in models):
-            return tuple(_of_router(m) for m in models)
-        asleep = server.get("/props").object().get("is_sleeping") is True
-        return tuple(Residency(m["id"], "asleep" if asleep else "resident") for m in models)
+            return None
+        if _of_router(models):
+            return tuple(Residency(m["id"], _router_state(m)) for m in models)
+        return tuple(
+            Residency(m["id"], "asleep" if _sleeps(server) else "resident") for m in models
+        )
 
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
-        page = self.server(url, timeout_s).get("/metrics")
-        text = page.body.decode("utf-8", "replace") if page.ok else ""
-        found = {s.name: round(s.value) for s in samples(text, (RUNNING, WAITING))}
-        if not found:
-            return ()
-        return (LoadFigures(None, running=found.get(RUNNING), waiting=found.get(WAITING)),)
+        """Of the whole server, or of each model that a router has loaded."""
+        server = self.server(url, timeout_s)
+        models = listed_models(server) or []
+        if not _of_router(models):
+            found = _busy(server, "", None)
+            return () if found is None else (found,)
+        held = [m["id"] for m in models if _router_state(m) == "resident"][:MAX_ASKED]
+        asked = (_busy(server, f"?model={quote(m, safe='')}&autoload=false", m) for m in held)
+        return tuple(figures for figures in asked if figures is not None)
 
     def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
         server = self.server(url, timeout_s)
@@ -94,7 +111,39 @@ def _refuse(server: Server, reply: Reply) -> None:
     raise TargetError(f"{server.root}/props: unexpected answer {said(server, reply)}")
 
 
-def _of_router(model: dict[str, Any]) -> Residency:
+def _listed(server: Server) -> tuple[str, ...]:
+    return names(listed_models(server) or [])
+
+
+def _sleeps(server: Server) -> bool:
+    return server.get("/props").object().get("is_sleeping") is True
+
+
+def _busy(server: Server, query: str, model: str | None) -> LoadFigures | None:
+    """From `/metrics`; from `/slots` where that is switched off, unless the server sleeps, since
+    that question wakes it up."""
+    page = server.get(f"/metrics{query}")
+    text = page.body.decode("utf-8", "replace") if page.ok else ""
+    found = {s.name: round(s.value) for s in samples(text, (RUNNING, WAITING))}
+    if found:
+        return LoadFigures(model, running=found.get(RUNNING), waiting=found.get(WAITING))
+    if model is None and (server.get("/health").status == 503 or _sleeps(server)):
+        return None
+    slots = server.get(f"/slots{query}").json()
+    if not isinstance(slots, list):
+        return None
+    return LoadFigures(model, running=sum(_works(slot) for slot in slots))
+
+
+def _works(slot: object) -> bool:
+    return isinstance(slot, dict) and slot.get("is_processing") is True
+
+
+def _of_router(models: list[dict[str, Any]]) -> bool:
+    return any(isinstance(m.get("status"), dict) for m in models)
+
+
+def _router_state(model: dict[str, Any]) -> ResidencyState:
     status = model.get("status")
     value = status.get("value") if isinstance(status, dict) else None
-    return Residency(model["id"], ROUTER_STATES.get(str(value), "absent"))
+    return ROUTER_STATES.get(str(value), "absent")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenswarm.engines.openai import OpenAi, listed_models, names
-from tokenswarm.engines.protocol import EngineInfo, Knobs
+from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
 
 TITLE = "llama.cpp Python API"
 NOTE = (
@@ -15,7 +15,8 @@ NOTE = (
 
 @dataclass(frozen=True)
 class LlamaCppPython(OpenAi):
-    """No residency, no metrics, no usage in streams; `min_tokens` forces the output length.
+    """No metrics, no usage in streams; `min_tokens` forces the output length. Of several models it
+    holds one and does not say which; an only one it loads at its start and keeps.
 
     An X-Request-Id that is no UUID is refused with an empty HTTP 400.
     """
@@ -31,3 +32,7 @@ class LlamaCppPython(OpenAi):
         if not isinstance(about, dict) or TITLE not in str(about.get("title")):
             return None
         return self.info(server, about.get("version"), names(listed_models(server) or []), NOTE)
+
+    def residency(self, url: str, timeout_s: float) -> tuple[Residency, ...] | None:
+        models = names(listed_models(self.server(url, timeout_s)) or [])
+        return (Residency(models[0], "resident"),) if len(models) == 1 else None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server
+from tokenswarm.engines.news import News
 from tokenswarm.engines.openai import OpenAi, listed_models, names
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency, ResidencyState
 from tokenswarm.errors import TargetError
@@ -18,6 +19,7 @@ class LlamaSwap(OpenAi):
 
     engine: ClassVar[str] = "llama-swap"
     knobs: ClassVar[Knobs] = Knobs()
+    news: ClassVar[News | None] = News("/api/events", b"modelStatus")
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)

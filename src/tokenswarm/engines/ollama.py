@@ -1,5 +1,6 @@
 """Ollama: told by `/api/version` and `/api/ps` together, since SGLang imitates the rest."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,6 +8,8 @@ from tokenswarm.engines.control import Server, said
 from tokenswarm.engines.openai import OpenAi, count
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
 from tokenswarm.errors import TargetError
+
+FROM_BLOB = re.compile(r"^FROM .*sha256-([0-9a-f]{64})\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Ollama(OpenAi):
         if not isinstance(reply.object().get("models"), list):
             raise TargetError(f"{server.root}/api/ps: not a list of models: {said(server, reply)}")
         return tuple(_residency(m) for m in _named(reply.object()["models"]))
+
+    def blob(self, url: str, model: str, timeout_s: float) -> str | None:
+        """The 64 hex digits of the file with the model's weights, which is what a runner's command
+        line names; None when the server does not tell."""
+        shown = self.server(url, timeout_s).post("/api/show", {"model": model}).object()
+        found = FROM_BLOB.search(str(shown.get("modelfile")))
+        return found[1] if found else None
 
 
 def same_model(one: str, other: str) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server
+from tokenswarm.engines.news import News
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency
 
 
@@ -17,6 +18,7 @@ class OpenAi:
 
     engine: ClassVar[str] = "openai"
     knobs: ClassVar[Knobs] = Knobs()
+    news: ClassVar[News | None] = None
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)

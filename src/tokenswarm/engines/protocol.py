@@ -5,11 +5,19 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from tokenswarm.engines.news import News
+
 ResidencyState = Literal["absent", "loading", "resident", "asleep", "partial"]
 
 
+ANY = "*"
+"""A model whose server does not tell its name: whichever it serves."""
+
+
 class Residency(msgspec.Struct, frozen=True):
-    """Where one model's weights are, as the engine says. Sizes in bytes; None when not said."""
+    """Where one model's weights are, as the engine says. Sizes in bytes; None when not said.
+
+    `partial`: a part of them, or of the server's engines."""
 
     model: str
     state: ResidencyState
@@ -76,6 +84,10 @@ class Adapter(Protocol):
     @property
     def knobs(self) -> Knobs:
         """What requests to this engine can ask for."""
+
+    @property
+    def news(self) -> News | None:
+        """Where it tells changes of residency; None when it has no such stream."""
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         """Say what listens at `url` if it is this engine, else None."""

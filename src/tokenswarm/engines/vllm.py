@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.openai import OpenAi, count, listed_models, names
-from tokenswarm.engines.prometheus import samples
+from tokenswarm.engines.prometheus import Sample, samples
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 KV_CACHE = "vllm:kv_cache_usage_perc"
 SLEEP = "vllm:engine_sleep_state"
+SLEEP_GOING_ON = "vllm:sleep_mode_operations_in_flight"
 # what of a request's body decides how its prompt is tokenized
 PROMPT_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs")
 
@@ -44,7 +45,7 @@ class Vllm(OpenAi):
         models = listed_models(server)
         if models is None:
             return None
-        state: ResidencyState = "asleep" if _asleep(server) else "resident"
+        state = _state(server)
         return tuple(Residency(name, state) for name in names(models))
 
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
@@ -68,18 +69,24 @@ class Vllm(OpenAi):
         return count(self.server(url, timeout_s).post("/tokenize", asked).object().get("count"))
 
 
-def _asleep(server: Server) -> bool:
-    """True also while it is only partly awake."""
+def _state(server: Server) -> ResidencyState:
+    """Asleep also while it is only partly awake; loading while it wakes up; partial while some of
+    its engines (data parallel) sleep and others do not."""
     flag = server.get("/is_sleeping").object().get("is_sleeping")
-    if isinstance(flag, bool):
-        return flag
+    if flag is False:
+        return "resident"
     page = server.get("/metrics")
-    awake = [
-        s.value
-        for s in (samples(_text(page.body), (SLEEP,)) if page.ok else ())
-        if s.labels.get("sleep_state") == "awake"
-    ]
-    return bool(awake) and min(awake) == 0
+    found = list(samples(_text(page.body), (SLEEP, SLEEP_GOING_ON)) if page.ok else ())
+    awake = [s.value for s in found if s.labels.get("sleep_state") == "awake"]
+    if flag is None and 0 not in awake:
+        return "resident"
+    if any(s.name == SLEEP_GOING_ON and _wakes(s) for s in found):
+        return "loading"
+    return "partial" if any(awake) and 0 in awake else "asleep"
+
+
+def _wakes(sample: Sample) -> bool:
+    return sample.value > 0 and "wake" in sample.labels.get("operation", "")
 
 
 def _text(body: bytes) -> str:
