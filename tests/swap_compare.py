@@ -11,6 +11,7 @@ from tokenswarm.sim import truth
 
 CLIENT_S = 0.005
 CLOSE_S = 0.5
+SEEN_SAMPLES = 2  # a process that lives shorter than that many sample intervals may not be seen
 FLOOR_S = 0.05
 FACTOR = 3.0
 Event = dict[str, Any]
@@ -35,6 +36,11 @@ class TrueEvent:
         """[t0, t4], for what never was ready until its end."""
         return self.marks["t0"], self.marks.get("t4", self.marks["end"])
 
+    def too_short(self, sample_s: float) -> bool:
+        """Whether its process came and died between two GPU samples, so that nobody can know."""
+        lasted_s = self.marks["end"] - self.marks["t3"]
+        return self.outcome in ("aborted", "error") and lasted_s < SEEN_SAMPLES * sample_s
+
 
 @dataclass
 class Compared:
@@ -43,6 +49,7 @@ class Compared:
     pairs: list[tuple[TrueEvent, Event]] = field(default_factory=list)
     missed: list[TrueEvent] = field(default_factory=list)
     false: list[Event] = field(default_factory=list)
+    unseen: list[TrueEvent] = field(default_factory=list)
     errors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     requests: int = 0
     close: int = 0
@@ -56,11 +63,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Told:
-    """The truth of one run: `slugs` are the scenario's names by request id."""
+    """The truth of one run: `slugs` are the scenario's names by request id, `seen` what the
+    client measured."""
 
     told: truth.Truth
     t0_unix_ns: int
     slugs: dict[str, str]
+    seen: "dict[str, Lengths]"
 
     def s(self, unix_ns: int | None) -> float | None:
         return None if unix_ns is None else (unix_ns - self.t0_unix_ns) / 1e9
@@ -110,7 +119,9 @@ class Told:
 # events
 
 
-def compare_events(true: list[TrueEvent], found: list[Event], out: Compared) -> None:
+def compare_events(
+    true: list[TrueEvent], found: list[Event], sample_s: float, out: Compared
+) -> None:
     """Pair events of one model that overlap, those of one trigger first."""
     left = list(found)
     for by_trigger in (True, False):
@@ -124,7 +135,9 @@ def compare_events(true: list[TrueEvent], found: list[Event], out: Compared) -> 
                 left.remove(best)
                 out.pairs.append((t, best))
     paired = {id(t) for t, _ in out.pairs}
-    out.missed += [t for t in true if id(t) not in paired]
+    left_out = [t for t in true if id(t) not in paired]
+    out.unseen += [t for t in left_out if t.too_short(sample_s)]
+    out.missed += [t for t in left_out if not t.too_short(sample_s)]
     out.false += left
     for t, e in out.pairs:
         for mark, side, error_s in mark_errors(t, e):
@@ -163,8 +176,8 @@ def true_strata(told: Told, events: list[TrueEvent]) -> dict[str, tuple[Stratum,
     Trigger and waiter: as the simulator served them; one that gave up before its model came is a
     waiter if a load of that model was being waited for. Collateral: another model's load held it
     up, and its wait or longest gap exceeds max(50 ms, 3 x P99 of undisturbed ones of its model).
-    Close: within the client's precision of that bound, or the machine rather than the box made it
-    wait (`late_s`).
+    Close: within the client's precision of that bound, or the machine rather than the box made it,
+    or those that the bound comes from, wait.
     """
     triggers = {e.load.trigger for e in events}
     mine = defaultdict(list)
@@ -172,52 +185,82 @@ def true_strata(told: Told, events: list[TrueEvent]) -> dict[str, tuple[Stratum,
         mine[told.slugs[r.request_id or ""]].append(r)
     found: dict[str, tuple[Stratum, bool]] = {}
     for rows in mine.values():
-        bounds = _bounds([r for r in rows if _calm(told, r, events)])
+        calm = [r for r in rows if _calm(told, r, events)]
         for r in rows:
-            found[r.request_id or ""] = _stratum(told, r, events, triggers, bounds)
+            stratum = _own(told, r, events, triggers)
+            if stratum is None:
+                found[r.request_id or ""] = _held(told, r, calm)
+            else:
+                found[r.request_id or ""] = stratum, False
     return found
 
 
-def _stratum(
-    told: Told,
-    r: truth.Request,
-    events: list[TrueEvent],
-    triggers: set[int | None],
-    bounds: tuple[float, float],
-) -> tuple[Stratum, bool]:
+def _own(
+    told: Told, r: truth.Request, events: list[TrueEvent], triggers: set[int | None]
+) -> Stratum | None:
+    """The stratum unless it depends on how long it waited for another model."""
     if r.n in triggers:
-        return "swap_trigger", False
+        return "swap_trigger"
     if r.stratum in ("swap_trigger", "swap_waiter"):
-        return r.stratum, False
-    others = []
+        return r.stratum
+    others = False
+    at, end = told.s(r.arrival_unix_ns) or 0.0, told.s(r.end_unix_ns) or 0.0
     for e in events:
         lo, hi = e.window
-        at, end = told.s(r.arrival_unix_ns) or 0.0, told.s(r.end_unix_ns) or 0.0
         if e.load.model == r.model and e.load.server == r.server:
             if r.granted_unix_ns is None and r.http_status is None and lo <= at <= hi:
-                return "swap_waiter", False
-        elif at <= hi and end >= lo:
-            others.append(e)
-    if not others:
-        return "warm", False
-    return _held(r, bounds)
+                return "swap_waiter"
+        else:
+            others = others or (at <= hi and end >= lo)
+    return None if others else "warm"
 
 
-def _one_moment(r: truth.Request, events: list[TrueEvent], told: Told) -> bool:
-    """Whether another request of its load came in at the same time, as far as clients can tell."""
-    same = [o for o in told.ours if o.load == r.load and o.n != r.n]
-    first = min((o.arrival_unix_ns for o in same), default=r.arrival_unix_ns)
-    return r.load is not None and abs(first - r.arrival_unix_ns) / 1e9 <= CLIENT_S
-
-
-def _held(r: truth.Request, bounds: tuple[float, float]) -> tuple[Stratum, bool]:
+def _held(told: Told, r: truth.Request, calm: list[truth.Request]) -> tuple[Stratum, bool]:
+    """By what the simulator wrote, and whether what the client saw would say the same."""
     gave_up = r.granted_unix_ns is None and r.outcome == "cancelled"
-    causes = (r.held_wait_s or (wait_s(r) if gave_up else 0.0), r.held_stall_s)
-    hit = close = False
-    for value, bound, cause in zip((wait_s(r), stall_s(r)), bounds, causes, strict=True):
-        hit = hit or (value > bound and cause > FLOOR_S / 2)
-        close = close or abs(value - bound) <= CLIENT_S + r.late_s
-    return ("swap_collateral" if hit else "warm"), close
+    true, seen = Lengths.true(r), told.seen[r.request_id or ""]
+    causes = (r.held_wait_s or (true.wait_s if gave_up else 0.0), r.held_stall_s)
+    views = (
+        (true, [Lengths.true(c) for c in calm]),
+        (seen, [told.seen[c.request_id or ""] for c in calm]),
+        (true, [told.seen[c.request_id or ""] for c in calm]),
+    )
+    margins = (0.0, -CLIENT_S - r.late_s, CLIENT_S + r.late_s)
+    hits = [one.hit(many, causes, margin) for one, many in views for margin in margins]
+    disturbed = one_off(true, seen)
+    return ("swap_collateral" if hits[0] else "warm"), disturbed or len(set(hits)) > 1
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds that a request waited for its first token (or its end), and its longest gap."""
+
+    wait_s: float
+    stall_s: float
+
+    @classmethod
+    def true(cls, r: truth.Request) -> "Lengths":
+        until = r.first_token_unix_ns or r.end_unix_ns
+        gaps = (b - a for a, b in pairwise(r.token_unix_ns))
+        return cls((until - r.arrival_unix_ns) / 1e9, max(gaps, default=0) / 1e9)
+
+    def hit(self, calm: "list[Lengths]", causes: tuple[float, float], margin: float) -> bool:
+        """Whether a wait that another model caused is longer than the rule allows."""
+        waits, stalls = [c.wait_s for c in calm], [c.stall_s for c in calm]
+        late = self.wait_s > _bound(waits) + margin and causes[0] > FLOOR_S / 2
+        return late or (self.stall_s > _bound(stalls) + margin and causes[1] > FLOOR_S / 2)
+
+
+def one_off(true: Lengths, seen: Lengths) -> bool:
+    """Whether the client saw another wait than the box made: the machine between them did that."""
+    off_s = max(abs(true.wait_s - seen.wait_s), abs(true.stall_s - seen.stall_s))
+    return off_s > CLIENT_S
+
+
+def _one_moment(r: truth.Request, told: Told) -> bool:
+    """Whether another request for its model came at the same time, as far as clients can tell."""
+    same = [o.arrival_unix_ns for o in told.ours if o.model == r.model and o.n != r.n]
+    return any(abs(at - r.arrival_unix_ns) / 1e9 <= CLIENT_S for at in same)
 
 
 def _calm(told: Told, r: truth.Request, events: list[TrueEvent]) -> bool:
@@ -228,24 +271,10 @@ def _calm(told: Told, r: truth.Request, events: list[TrueEvent]) -> bool:
     return not any(at <= e.window[1] and end >= e.window[0] for e in events)
 
 
-def _bounds(calm: list[truth.Request]) -> tuple[float, float]:
-    waits, stalls = sorted(map(wait_s, calm)), sorted(map(stall_s, calm))
-    return _bound(waits), _bound(stalls)
-
-
 def _bound(usual: list[float]) -> float:
-    p99 = usual[math.ceil(0.99 * len(usual)) - 1] if usual else 0.0
+    ordered = sorted(usual)
+    p99 = ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
     return max(FLOOR_S, FACTOR * p99)
-
-
-def wait_s(r: truth.Request) -> float:
-    """From arrival to the first token, or to the end without one."""
-    until = r.first_token_unix_ns or r.end_unix_ns
-    return (until - r.arrival_unix_ns) / 1e9
-
-
-def stall_s(r: truth.Request) -> float:
-    return max((b - a for a, b in pairwise(r.token_unix_ns)), default=0) / 1e9
 
 
 def compare_strata(
@@ -260,7 +289,7 @@ def compare_strata(
             continue
         r = rows[request_id]
         if (close and {said, stratum} == {"warm", "swap_collateral"}) or (
-            {said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, events, told)
+            {said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, told)
         ):
             out.close += 1
             continue
@@ -269,10 +298,10 @@ def compare_strata(
                 "id": request_id,
                 "model": told.slugs[request_id],
                 "ours": said,
-                "true": stratum,
                 "sent_s": told.s(r.arrival_unix_ns),
-                "wait_s": round(wait_s(r), 4),
-                "stall_s": round(stall_s(r), 4),
+                "true": stratum,
+                "seen": told.seen[request_id],
+                "was": Lengths.true(r),
                 "held_wait_s": r.held_wait_s,
                 "held_stall_s": r.held_stall_s,
                 "late_s": r.late_s,

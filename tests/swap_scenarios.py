@@ -263,7 +263,7 @@ def _vllm(dice: random.Random, drawn: Drawn, ratio: float, asleep: bool) -> None
             "asleep": asleep and i > 0,
             "sleep_bytes_per_s": 3e9,
             "wake_bytes_per_s": 3e9,
-            "discard_s": 0.9,
+            "discard_s": 0.06,
         }
         for i, m in enumerate(models)
     ]

@@ -106,7 +106,10 @@ class VllmText:
 
     def token(self, text: bytes, tokens: int, finish: str | None) -> bytes:
         so_far = b',"usage":' + self._head.usage(tokens) if self._continuous else b""
-        end = b'","logprobs":null,"finish_reason":%b,"stop_reason":null,"token_ids":null}]%b}\n\n'
+        end = (
+            b'","logprobs":null,"finish_reason":%b,"stop_reason":null,"prompt_token_ids":null,'
+            b'"token_ids":null}]%b}\n\n'
+        )
         return self._open + text + end % (encode(finish), so_far)
 
     def finish(self, reason: str, tokens: int) -> list[bytes]:

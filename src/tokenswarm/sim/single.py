@@ -98,7 +98,7 @@ class SingleServer:
     async def _infer(self, request: Request, reply: Reply) -> None:
         """Arrival, work, truth; whatever happens, one arrival and one request line."""
         answer = Answer(self._log.new_arrival(), request, self._seed)
-        answer.server = self.instance.spec.name
+        answer.server, pid = self.instance.spec.name, self.instance.pid
         problem: ApiError | None = None
         try:
             body = asked.parse(request)
@@ -115,7 +115,7 @@ class SingleServer:
             answer.outcome = "error"
             reply.whole(e.status, refusal(e), "application/json")
         except asyncio.CancelledError:
-            died = self.instance.state == "down"
+            died = self.instance.pid != pid
             answer.outcome = "unfinished" if self.stopping else "cut" if died else "cancelled"
             raise
         finally:
