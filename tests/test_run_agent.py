@@ -61,6 +61,7 @@ def models() -> list[dict[str, Any]]:
 
 def parquet(run: RunDir, measurement: str) -> list[dict[str, Any]]:
     found = duckdb.sql(f"select * from '{run.parquet(measurement)}' order by time_ns")
+    assert found is not None
     return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 

@@ -23,6 +23,7 @@ from tests.running import (
     until,
 )
 from tests.scripted_server import Close, serve
+from tokenswarm.clock import SAME_CLOCK
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
 
@@ -144,7 +145,10 @@ def test_records_of_a_worker_elsewhere_come_over_the_link_once(tmp_path: Path) -
             tmp_path,
         )  # fmt: skip
         # unshare hides the master's directory: an empty file system lies over it
-        hide = f'mount -t tmpfs none {tmp_path / "runs"} && exec "$@"'
+        # and another name over that of the system's clock, so that it has to be measured
+        (tmp_path / "clock").write_text("another system")
+        hide = f"mount -t tmpfs none {tmp_path / 'runs'} && "
+        hide += f'mount --bind {tmp_path / "clock"} /proc/sys/kernel/random/boot_id && exec "$@"'
         (tmp_path / "runs").mkdir(exist_ok=True)
         worker = [*locust, "--worker"]
         linked = popen(["unshare", "-m", "bash", "-c", hide, "-", *worker], away)
@@ -159,6 +163,14 @@ def test_records_of_a_worker_elsewhere_come_over_the_link_once(tmp_path: Path) -
     assert set(got) == served
     assert fair(codes[0], tmp_path)
     assert codes[1:] == [0, 0]
+    away_name = next(source for source, route in manifest.routes.items() if route == "link")
+    measured = manifest.clocks.pop(f"worker {away_name}")
+    (same,) = manifest.clocks.values()
+    assert same.first == same.last == SAME_CLOCK
+    assert measured.last_s > measured.first_s
+    for offset in (measured.first, measured.last):
+        assert 0 < offset.uncertainty_ns < 1_000_000_000
+        assert abs(offset.offset_ns) <= offset.uncertainty_ns, "both have one clock in truth"
 
 
 OWN = """

@@ -13,10 +13,12 @@ import pytest
 from tests.agents import agent_process
 from tests.cut_proxy import cut_proxy
 from tests.running import until
-from tokenswarm.clock import new_run_id
+from tokenswarm.clock import Clock, new_run_id
 from tokenswarm.sim.process import start
 from tokenswarm.sim.serve import Endpoints
 from tokenswarm.store.spool import inventory, rows
+from tokenswarm.telemetry.agent import Agent as TelemetryAgent
+from tokenswarm.telemetry.agentconfig import Place
 from tokenswarm.telemetry.config import Agent, Config, Gpu
 from tokenswarm.telemetry.sampler import Sampler
 
@@ -137,6 +139,41 @@ def test_the_end_waits_for_a_link_that_comes_back(box: Endpoints, tmp_path: Path
         sampler.stop()
     whole(spool, sampler.ended)
     assert count(spool) > held
+
+
+def test_an_agents_clock_that_is_wrong_is_moved_onto_the_runs(
+    box: Endpoints, tmp_path: Path
+) -> None:
+    spool, wrong_ns = tmp_path / "spool", 3_000_000_000
+    sampling = Config(
+        run_id="", t0_unix_ns=0, spool="", host="far",
+        gpu=Gpu("sim", control_url=box.control_url),
+    )  # fmt: skip
+    agent = TelemetryAgent(
+        Place("127.0.0.1", 0), sampling, tmp_path / "agent",
+        clock=lambda: Clock.anchored(offset_ns=wrong_ns), here="another system",
+    )  # fmt: skip
+    agent.start()
+    port = agent.port
+    try:
+        sampler = run(spool, port)
+        began_ns = time.time_ns()
+        sampler.start()
+        until(lambda: count(spool) > 20)
+        sampler.stop()
+        ended_ns = time.time_ns()
+    finally:
+        agent.stop()
+    clocks = sampler.last_word().agents[f"agent 127.0.0.1:{port}"].clocks
+    assert clocks is not None
+    for offset in (clocks.first, clocks.last):
+        assert 0 < offset.uncertainty_ns < 100_000_000
+        # two anchors, each taken within some microseconds
+        assert abs(offset.offset_ns + wrong_ns) <= offset.uncertainty_ns + 1_000_000
+    assert clocks.last_s > clocks.first_s
+    times = [row[0] for _, _, name, row in rows(spool) if name == "gpu"]
+    room_ns = clocks.first.uncertainty_ns + 1_000_000
+    assert began_ns - room_ns < min(times) <= max(times) < ended_ns + room_ns
 
 
 def test_kill_9_of_the_agent_loses_at_most_a_flush_and_is_said(

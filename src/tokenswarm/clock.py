@@ -91,6 +91,9 @@ class Offset:
     uncertainty_ns: int
 
 
+SAME_CLOCK = Offset(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Clocks:
     """How another process's clock stood to ours at first, when it was moved onto ours, and at

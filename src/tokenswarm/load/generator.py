@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from tokenswarm.clock import Clock
+from tokenswarm.clock import SAME_CLOCK, Clock, Offset
 from tokenswarm.engines.probe import adapter
 from tokenswarm.load.client import REAPER
 from tokenswarm.load.health import Health
@@ -42,10 +42,14 @@ class Drained:
 class Generator:
     """The state of one run in one process. Users ask it for requests and hand it records."""
 
-    def __init__(self, start: RunStart, spool: Path, worker: str, rank: int, of: int) -> None:
+    def __init__(
+        self, start: RunStart, spool: Path, worker: str, rank: int, of: int,
+        offset: Offset = SAME_CLOCK,
+    ) -> None:  # fmt: skip
         self.start = start
         self.worker = worker
-        self.clock = Clock.anchored(start.t0_unix_ns)
+        self.clock = Clock.anchored(start.t0_unix_ns, offset.offset_ns)
+        self.offset = offset
         self.recorder = Recorder(spool, worker)
         self.health = Health()
         self.meters: dict[tuple[str, str], ModelMeter] = {}

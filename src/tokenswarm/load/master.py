@@ -17,7 +17,7 @@ import msgspec
 from gevent.event import Event
 
 from tokenswarm import __version__
-from tokenswarm.clock import NS, new_run_id, slug
+from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
 from tokenswarm.load.form import Form
@@ -31,6 +31,7 @@ from tokenswarm.load.sampler import SamplerProcess
 from tokenswarm.load.shipper import ShipperProcess, database_environ
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.telemetry import gpu_source, live_source, sampler_config
+from tokenswarm.load.timing import TIME, answer
 from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
@@ -89,6 +90,7 @@ class Master:
         if not local:
             events.worker_report.add_listener(self._on_report)
             runner.register_message(HELLO, self._on_hello)
+            runner.register_message(TIME, self._on_time)
             runner.register_message(link.BATCH, self._on_batch)
             runner.register_message(DRAINED, self._on_drained)
 
@@ -248,11 +250,16 @@ class Master:
 
     def _on_hello(self, environment: Any, msg: Any, **_: Any) -> None:
         """A worker listens; one that comes in the middle of a run joins it."""
+        self._runner.send_message(WELCOME, {"machine": machine()}, msg.node_id)
+        if not msg.data["ready"]:  # it asks for the time before it is
+            return
         self._listening.add(msg.node_id)
-        self._runner.send_message(WELCOME, None, msg.node_id)
         run = self.run
         if run is not None and run.start is not None and not run.stopping:
             self._runner.send_message(START, run.start.to_wire(), msg.node_id)
+
+    def _on_time(self, environment: Any, msg: Any, **_: Any) -> None:
+        answer(self._runner, msg.node_id, msg.data)
 
     def _on_batch(self, environment: Any, msg: Any, **_: Any) -> None:
         if self.run is not None and self.run.receiver is not None:
@@ -308,6 +315,12 @@ class Master:
             if said["complete"]:
                 run.manifest.ended[said["source"]] = said["rows"] + said["dropped"]
             run.manifest.routes[said["source"]] = said["route"]
+            clocks = said.pop("clocks")
+            if clocks is None:
+                run.manifest.notes.append(f"{said['source']}: its clock was never measured")
+            else:
+                name = f"worker {said['source']}"
+                run.manifest.clocks[name] = msgspec.convert(clocks, Clocks)
             run.totals.report(client_id, said.pop("models"))
             run.manifest.workers.append(said)
 

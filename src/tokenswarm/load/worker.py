@@ -5,16 +5,19 @@ import os
 import signal
 import socket
 from pathlib import Path
+from time import perf_counter
 from types import FrameType
 from typing import Any
 
 import gevent
+import msgspec
 from gevent.event import AsyncResult, Event
 
-from tokenswarm.clock import slug
+from tokenswarm.clock import SAME_CLOCK, Clocks, slug
 from tokenswarm.load import link
 from tokenswarm.load.generator import Drained, Generator
 from tokenswarm.load.start import RunStart
+from tokenswarm.load.timing import MasterClock
 from tokenswarm.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
@@ -37,10 +40,13 @@ class Worker:
     def __init__(self, environment: Any, runner: Any) -> None:
         self._environment, self._runner = environment, runner
         self.generator: Generator | None = None
+        self._began_s = 0.0
         self._sender: link.FrameSender | None = None
         self._drained: AsyncResult | None = None
         self._parent = os.getppid()
         self._welcome = Event()
+        self._master: str | None = None  # the name of its system's clock
+        self._clock = MasterClock(runner)
         runner.register_message(WELCOME, self._on_welcome)
         runner.register_message(START, self._on_start)
         runner.register_message(DRAIN, self._on_drain, concurrent=True)
@@ -54,13 +60,21 @@ class Worker:
 
     # -- messages of the master
     def _say_hello(self) -> None:
-        """Tell the master that this worker listens, until it has heard it: Locust calls a worker
-        ready before it listens for our messages, and a master before it does."""
+        """Tell the master that this worker listens and knows its clock."""
+        self._hello(ready=False)
+        self._clock.follow(self._master)
+        self._hello(ready=True)
+
+    def _hello(self, *, ready: bool) -> None:
+        """Say it until it is heard: Locust calls a worker ready before it listens for our
+        messages, and a master before it does."""
+        self._welcome.clear()
         while not self._welcome.is_set():
-            self._runner.send_message(HELLO)
+            self._runner.send_message(HELLO, {"ready": ready})
             self._welcome.wait(HELLO_S)
 
     def _on_welcome(self, environment: Any, msg: Any, **_: Any) -> None:
+        self._master = msg.data["machine"]
         self._welcome.set()
 
     def _on_start(self, environment: Any, msg: Any, **_: Any) -> None:
@@ -75,7 +89,9 @@ class Worker:
         first = rank if rank is not None else LATE_SHARE * (self._runner.worker_index + 1)
         step = len(start.shares) if rank is not None else 1
         self._drained = None
-        self.generator = Generator(start, folder / "spool", worker, first, step)
+        offset = self._clock.offset or SAME_CLOCK
+        self.generator = Generator(start, folder / "spool", worker, first, step, offset)
+        self._began_s = self.generator.clock.run_s(perf_counter())
         self._sender = None
         if not shared:
             self._sender = link.FrameSender(self._runner, start.run_id, folder / "spool", worker)
@@ -131,6 +147,7 @@ class Worker:
             "dropped": drained.dropped,
             "cut": drained.cut,
             "models": generator.totals(),
+            "clocks": self._clocks(generator),
             "pid": os.getpid(),
             "host": slug(socket.gethostname()),
         }
@@ -138,6 +155,15 @@ class Worker:
             self._runner.send_message(DRAINED, data)
         except Exception as e:  # the master is gone: the spool has everything
             log.warning("the master did not take the end of %s: %s", drained.source, e)
+
+    def _clocks(self, generator: Generator) -> dict[str, Any] | None:
+        """None: the master never told us the time."""
+        if self._clock.offset is None:
+            return None
+        now_s = generator.clock.run_s(perf_counter())
+        clocks = Clocks(generator.offset, self._began_s, self._clock.offset, now_s)
+        said: dict[str, Any] = msgspec.to_builtins(clocks)
+        return said
 
     def _own_folder(self, start: RunStart) -> Path:
         runs = Path(self._environment.parsed_options.runs_dir)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenswarm.clock import Clock, Clocks, Exchange, Offset, machine, offset_of
+from tokenswarm.clock import SAME_CLOCK, Clock, Clocks, Exchange, Offset, machine, offset_of
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.scenario.urls import agent_address
 from tokenswarm.store.frame import Frame, unpack
@@ -214,7 +214,7 @@ class Subscriber:
     def _set_clock(self, channel: wire.Channel, about: wire.About) -> Offset:
         """Measure the agent's clock, unless it is this system's own."""
         here = self._here is not None and self._here == about.machine
-        offset = Offset(0, 0) if here else measure(channel, self._clock)
+        offset = SAME_CLOCK if here else measure(channel, self._clock)
         now_s = self._clock.run_s(time.perf_counter())
         if self.clocks is None:
             self.clocks = Clocks(offset, now_s, offset, now_s)
