@@ -215,3 +215,5 @@ def test_every_number_is_in_victoriametrics_once_after_the_same(
         stage.finish()
         took_part(stage.proxy)
         held_by_victoria(server, written)
+        code, said = verified(stage, server.url)
+        assert code == 0, said

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokenswarm.store.influx import Database
 from tokenswarm.store.quarantine import Quarantine
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.sender import Batch, GaveUpError, Patience, Sender
+from tokenswarm.store.settling import Settling, life_of
 from tokenswarm.store.spool import follow, segments
 
 POLL_S = 0.5
@@ -95,6 +97,7 @@ class Shipper:
         self._position = self._cursor.position()
         self._quarantine = Quarantine(self._place.quarantine)
         self._sender = Sender(database, self._quarantine, patience, said=said, **sending)
+        self._settling = Settling(partial(life_of, database))
         self._oldest_unix_ns: int | None = None
         self._said_s = time.monotonic()
         self._done = False
@@ -106,14 +109,15 @@ class Shipper:
         the patience does. UsageError: the database denies us.
         """
         try:
+            self._settling.forgot()  # when the server was started, before anything is sent
             while True:
                 last = self._patience.stopping or not follow
                 with collector_at_rest():
-                    self._pass()
-                if last:
+                    whole = self._pass()
+                if last and whole and self._derived() and self._settled():
                     break
-                self._patience.idle(POLL_S)
-            self._derived()
+                if not last:
+                    self._patience.idle(POLL_S)
             self._done = True
         except GaveUpError as e:
             self._said(f"gave up: {e}")
@@ -133,7 +137,7 @@ class Shipper:
             shipped=dict(sorted(counts.shipped.items())),
             quarantined=dict(sorted(counts.quarantined.items())),
             left_out=dict(sorted(counts.left_out.items())),
-            damaged_segments=len(self._position.damages),
+            damaged_segments=len({(d.path, d.offset) for d in self._position.damages}),
             unreadable_frames=counts.unreadable_frames,
             lag_bytes=max(0, behind),
             lag_s=None if oldest is None else max(0.0, (time.time_ns() - oldest) / 1e9),
@@ -143,31 +147,32 @@ class Shipper:
             done=self._done,
         )
 
-    def _pass(self) -> None:
-        """Ship what is in the spool now."""
+    def _pass(self) -> bool:
+        """Ship what is in the spool now; False when some of it is to be sent again."""
         batch, counts = Batch(), Counts()
         for frame in follow(self._spool, self._position):
             if self._oldest_unix_ns is None:
                 self._oldest_unix_ns = frame.created_unix_ns
             _take(batch, frame, counts)
             if len(batch.pairs) >= self._sender.size:
-                self._flush(batch, counts)
+                if not self._flush(batch, counts):
+                    return False
                 batch, counts = Batch(), Counts()
-        self._flush(batch, counts)
+        return self._flush(batch, counts)
 
-    def _derived(self) -> None:
-        """Ship what analysis made of a run, each measurement once for each time it was made."""
-        if self._run is None:
-            return
-        for made in derived.found(self._run):
+    def _derived(self) -> bool:
+        """Ship what analysis made of a run, each measurement once for each time it was made.
+
+        False when something is to be sent again.
+        """
+        for made in derived.found(self._run) if self._run else ():
             before = self._cursor.derived.get(made.measurement)
             if before == made.digest:
                 continue
             if before is not None:  # rows of an earlier analysis may differ in tags and times
                 self._sender.delete(made.measurement, made.run_id)
                 self._cursor.counts.forget(made.measurement)
-            self._cursor.derived[made.measurement] = ""
-            self._place.write(self._cursor)
+            self._begun(made.measurement)
             counts = Counts()
             for first_seq, pairs in made.pieces():
                 batch = Batch()
@@ -176,20 +181,59 @@ class Shipper:
                 self._sender.send(batch, counts)
             add(self._cursor.counts, counts)
             self._cursor.derived[made.measurement] = made.digest
-            self._place.write(self._cursor)
+            self._settling.add(self._cursor)
+            if not self._settle():
+                return False
+        return True
 
-    def _flush(self, batch: Batch, counts: Counts) -> None:
-        """Send, and only then move the cursor."""
+    def _begun(self, measurement: str) -> None:
+        """From now on some of it may be there: whichever cursor is read next says so."""
+        kept = self._place.read()
+        for cursor in (self._cursor, kept, *self._settling.waiting):
+            cursor.derived[measurement] = ""
+        self._place.write(kept)
+
+    def _flush(self, batch: Batch, counts: Counts) -> bool:
+        """Send, and only then move the cursor; False when some of it is to be sent again."""
         if batch.pairs:
             self._sender.send(batch, counts)
         if batch.pairs or counts.unreadable_frames:
             self._cursor.move(self._position)
             add(self._cursor.counts, counts)
-            self._place.write(self._cursor)
+            self._settling.add(self._cursor)
         self._oldest_unix_ns = None
         if time.monotonic() - self._said_s >= SAID_S:
             self._said_s = time.monotonic()
             self._said(self.status().line())
+        return self._settle()
+
+    def _settle(self) -> bool:
+        """Write down how far everything is safe; False when the database has forgotten the rest."""
+        if self._settling.forgot():
+            damages = self._position.damages
+            self._cursor = self._place.read()
+            self._position = self._cursor.position()
+            self._position.damages = damages
+            self._said(f"{self._database.url} was started anew; sending what it may have forgotten")
+            return False
+        if (cursor := self._settling.safe()) is not None:
+            self._place.write(cursor)
+        return True
+
+    def _settled(self) -> bool:
+        """Wait until the database has everything on its disk; False when it has forgotten some.
+
+        GaveUpError: no time is left.
+        """
+        if self._settling.waiting:
+            self._said(f"{self._database.url} has everything; waiting until it is on its disk")
+        while self._settling.waiting:
+            if self._patience.left_s() <= 0:
+                raise GaveUpError(f"{self._database.url}: it may not have the last on its disk yet")
+            self._patience.pause(POLL_S)
+            if not self._settle():
+                return False
+        return True
 
 
 @contextmanager
