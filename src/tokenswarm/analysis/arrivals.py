@@ -230,16 +230,21 @@ def _join(
         if fit:
             k = min(fit, key=lambda k: abs(joined[k].ready_s - ready))
             joined[k] = _with(joined[k], group, ready)
-        elif not _held(stays, ready):
-            alone.append(Arrival(target, model, sent, ready, group))
+        elif not _held(stays, sent, ready):
+            there = [s for s in stays if not s.came and sent < s.start_s <= s.end_s]
+            engine = next((s for s in there if s.side == "engine"), None)
+            gpu = next((s for s in there if s.side == "gpu"), None)
+            alone.append(Arrival(target, model, sent, ready, group, engine, gpu))
     return joined + alone
 
 
-def _held(stays: list[Stay], at_s: float) -> bool:
-    """Whether one of `stays` (by start) shows the model in memory at `at_s`."""
+def _held(stays: list[Stay], sent_s: float, at_s: float) -> bool:
+    """Whether one of `stays` (by start) shows the model in memory at `at_s`. One that was there
+    at the first look says so only for those sent later."""
     i = bisect_right(stays, at_s, key=lambda s: s.start_s)
     # those of one side do not overlap, so one of the last few covers it or none does
-    return any(at_s <= s.last_s + SLACK_S for s in stays[max(0, i - 4) : i])
+    near = stays[max(0, i - 4) : i]
+    return any(at_s <= s.last_s + SLACK_S and (s.came or s.start_s <= sent_s) for s in near)
 
 
 def _fits(a: Arrival, sent: float, ready: float) -> bool:

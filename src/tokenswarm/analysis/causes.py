@@ -6,24 +6,25 @@ import numpy as np
 
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.requests import Requests
-from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.residency import CRASHED_S, Stay, crashed
 from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
 
-SAMPLE_S = 0.05
-CRASHED_S = 0.5
-"""A process that dies takes its requests along within this time."""
+PROCESSES = ("ollama", "llama-swap", "vllm", "sglang")
+"""Engines that start a process for each model (Ollama since 0.30)."""
 COLD_FACTOR = 1.4
 """A load that takes so much longer than its model's quickest was read from disk."""
 
 
-def kind_of(c: Coldstart) -> str:
+def kind_of(c: Coldstart, engine: str) -> str:
     """process_cold, weights_cold, wake_l1, wake_l2 or reconfig."""
     a = c.arrival
     if c.own is not None:
         return "reconfig"
     if any(s and s.woke for s in (a.engine, a.gpu)):
         return "wake_l2" if a.gpu and _mapped(a.gpu) else "wake_l1"
-    return "process_cold" if a.gpu and a.gpu.process else "weights_cold"
+    if a.gpu:
+        return "process_cold"
+    return "process_cold" if engine in PROCESSES and not a.move else "weights_cold"
 
 
 def _mapped(stay: Stay) -> bool:
@@ -43,11 +44,20 @@ def cause_of(c: Coldstart, left: str | None) -> str:
 
 
 def outcome_of(requests: Requests, c: Coldstart) -> str:
-    """ok, partial_offload, aborted (the client went away, or time was up) or failed."""
+    """ok, partial_offload, aborted (the client went away, or time was up) or error."""
     if c.t5_s is None:
+        if c.arrival.engine and _spoke(requests, c):
+            return "partial_offload" if c.arrival.engine.partial else "ok"
         status = str(requests.status[c.trigger])
-        return "aborted" if status in ("cut", "cancelled", "timeout") else "failed"
+        return "aborted" if status in ("cut", "cancelled", "timeout") else "error"
     return "partial_offload" if c.arrival.engine and c.arrival.engine.partial else "ok"
+
+
+def _spoke(requests: Requests, c: Coldstart) -> bool:
+    """Whether the model, once there, gave somebody else what the trigger did not wait for."""
+    stay = c.arrival.engine or c.arrival.gpu
+    first = requests.t_first[requests.groups[c.key]]
+    return stay is not None and bool(np.any((first >= c.t4_s) & (first <= stay.end_s)))
 
 
 def left_because(requests: Requests, c: Coldstart, displaced: Sequence[Stay]) -> str | None:
@@ -69,17 +79,6 @@ def left_because(requests: Requests, c: Coldstart, displaced: Sequence[Stay]) ->
 def _one_end(a: Stay, b: Stay) -> bool:
     """Whether two sides' stays end together."""
     return a.last_s <= b.end_s + CRASHED_S and b.last_s <= a.end_s + CRASHED_S
-
-
-def crashed(requests: Requests, stay: Stay) -> bool:
-    """Whether requests of the model failed in the moment in which it left."""
-    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
-    rows = np.concatenate([np.zeros(0, np.int64), *mine])
-    ended = requests.t_end[rows]
-    near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CRASHED_S)
-    failed = np.asarray(requests.status[rows] == "error", dtype=np.bool_)
-    before = requests.t_sent[rows] < stay.end_s
-    return bool(np.any(near & failed & before))
 
 
 def coldnesses(

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenswarm.analysis.causes import crashed
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.figures import Change
 from tokenswarm.analysis.requests import Requests
-from tokenswarm.analysis.residency import Stay
+from tokenswarm.analysis.residency import Stay, crashed
 from tokenswarm.analysis.slopes import Dip, Move, dips
 from tokenswarm.analysis.vram import Line
 

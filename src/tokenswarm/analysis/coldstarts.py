@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenswarm.analysis.arrivals import SLACK_S, Arrival, arrivals
-from tokenswarm.analysis.columns import Floats, Ints
+from tokenswarm.analysis.columns import Ints
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
 from tokenswarm.analysis.slopes import Move
@@ -52,23 +52,25 @@ class Coldstart:
 def coldstarts(
     requests: Requests, stays: list[Stay], speed: float = 1.0, lines: Sequence[Line] = ()
 ) -> list[Coldstart]:
-    """Arrivals that a request was waiting for, by t0. The others (preloads) are no cold starts."""
+    """Arrivals that a request was waiting for, by t0, victims apart. The others (preloads) are no
+    cold starts."""
     found: list[Coldstart] = []
     served: dict[tuple[str, str], float] = {}
     taken: set[int] = set()
     queues = {key: _Line(requests, mine) for key, mine in requests.groups.items()}
-    for a in arrivals(requests, stays, speed, lines):
+    coming = arrivals(requests, stays, speed, lines)
+    theirs = _Claims(requests, coming)
+    for k, a in enumerate(coming):
         key = (a.target, a.model)
         waiting = queues[key].waiting(a, served.get(key, -np.inf))
-        free = [i for i in waiting if i not in taken]
+        free = [i for i in waiting if i not in taken and theirs.may(i, k)]
         if not free:
             continue
         start = _bounds(requests, a, free[0])
         served[key] = start.t4_s + SLACK_S
         taken |= {start.trigger, *a.members}
         found.append(start)
-    found = [_corroborated(c, lines) for c in sorted(found, key=lambda c: c.t0_s)]
-    return _with_victims(requests, found, stays)
+    return [_corroborated(c, lines) for c in sorted(found, key=lambda c: c.t0_s)]
 
 
 def _corroborated(c: Coldstart, lines: Sequence[Line]) -> Coldstart:
@@ -86,6 +88,28 @@ def _corroborated(c: Coldstart, lines: Sequence[Line]) -> Coldstart:
     k, moves = max(inside, key=lambda x: x[1][x[0]].bytes)
     fall = moves[k - 1] if k and moves[k - 1].bytes < 0 and moves[k - 1].end_s >= c.t0_s else None
     return replace(c, arrival=replace(c.arrival, move=moves[k], fall=fall))
+
+
+class _Claims:
+    """Which arrival a request waited for in the end: the one whose load its server told of, else
+    the last one of its model that began before it was served."""
+
+    def __init__(self, requests: Requests, coming: Sequence[Arrival]):
+        self._until = requests.waited_until
+        self._member = {i: k for k, a in enumerate(coming) for i in a.members}
+        self._later: dict[int, float] = {}
+        last: dict[tuple[str, str], int] = {}
+        for k, a in enumerate(coming):
+            before = last.get((a.target, a.model))
+            if before is not None:
+                self._later[before] = max(a.lo_s, coming[before].ready_s)
+            last[(a.target, a.model)] = k
+
+    def may(self, i: int, k: int) -> bool:
+        """Whether request `i` can have waited for arrival `k`."""
+        if i in self._member:
+            return self._member[i] == k
+        return bool(self._until[i] <= self._later.get(k, np.inf) + SLACK_S)
 
 
 class _Line:
@@ -113,110 +137,3 @@ def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
     t4 = a.ready_s if a.ready_known or t5 is None else t5
     t0 = float(requests.t_sent[trigger])
     return Coldstart(a, trigger, t0, max(t0, min(t4, t5 if t5 is not None else t4)), t5)
-
-
-def _with_victims(
-    requests: Requests, starts: list[Coldstart], stays: list[Stay]
-) -> list[Coldstart]:
-    """Give each departure to the one event whose turn it overlaps most."""
-    victims: dict[int, list[Stay]] = {}
-    owns: dict[int, Stay] = {}
-    begin, until = _turns(starts)
-    targets = np.array([c.arrival.target for c in starts], dtype=object)
-    models = np.array([c.arrival.model for c in starts], dtype=object)
-    for stay in _served(requests, _departures(stays)):
-        share = np.minimum(until, stay.end_s) - np.maximum(begin, stay.last_s)
-        here = (stay.target is None) | (targets == stay.target)
-        share = np.where(here & (models != stay.model), share, -1.0)
-        mine = [k for k, c in enumerate(starts) if _reloads(c, stay)]
-        if mine and not (len(share) and share.max() >= 0 and _same(starts[mine[0]], stay)):
-            owns[mine[0]] = stay
-        elif len(share) and share.max() >= 0:
-            victims.setdefault(int(np.argmax(share)), []).append(stay)
-    watched = {s.target for s in stays}  # None: a GPU saw processes
-    return [
-        replace(
-            c,
-            victims=tuple(victims.get(k, ())),
-            known=None in watched or c.arrival.target in watched or bool(c.fall),
-            own=owns.get(k),
-            before=_before(c, stays),
-        )
-        for k, c in enumerate(starts)
-    ]
-
-
-def _reloads(c: Coldstart, stay: Stay) -> bool:
-    """Whether `stay`, of the model that comes in, was still there when that was asked for."""
-    if stay.model != c.arrival.model or stay.target not in (None, c.arrival.target):
-        return False
-    return c.t0_s <= stay.end_s <= c.t4_s + SLACK_S and stay.start_s < c.t0_s
-
-
-def _same(c: Coldstart, stay: Stay) -> bool:
-    """Whether nothing says that it came back with another context length."""
-    new = c.arrival.engine.context if c.arrival.engine else None
-    return new is None or stay.context is None or new == stay.context
-
-
-def _before(c: Coldstart, stays: list[Stay]) -> Stay | None:
-    mine = [
-        s
-        for s in stays
-        if s.went
-        and s.model == c.arrival.model
-        and s.target in (None, c.arrival.target)
-        and s.end_s <= c.t4_s + SLACK_S
-        and s not in (c.arrival.engine, c.arrival.gpu)
-    ]
-    return max(mine, key=lambda s: s.end_s, default=None)
-
-
-def _departures(stays: list[Stay]) -> list[Stay]:
-    """Stays that ended; the engine's only where no GPU saw the same end more precisely."""
-    gone = [s for s in stays if s.went]
-    gpu = [s for s in gone if s.side == "gpu"]
-    ends = {m: np.array([g.end_s for g in gpu if g.model == m]) for m in {g.model for g in gpu}}
-    return gpu + [s for s in gone if s.side == "engine" and not _seen_too(s, ends.get(s.model))]
-
-
-def _seen_too(engine: Stay, ends: Floats | None) -> bool:
-    if ends is None:
-        return False
-    return bool(np.any((engine.last_s - SLACK_S <= ends) & (ends <= engine.end_s + SLACK_S)))
-
-
-def _served(requests: Requests, departures: list[Stay]) -> list[Stay]:
-    """`departures` with the last sight moved on to the last token that the model gave before it
-    was seen gone: polls are far apart, tokens are not."""
-    last = {
-        model: np.sort(requests.t_last[mine][~np.isnan(requests.t_last[mine])])
-        for (_, model), mine in requests.groups.items()
-    }
-    moved = []
-    for stay in departures:
-        tokens = last.get(stay.model, np.zeros(0))
-        i = int(np.searchsorted(tokens, stay.end_s, side="right"))
-        moved.append(replace(stay, last_s=max(stay.last_s, tokens[i - 1])) if i else stay)
-    return moved
-
-
-def _turns(
-    starts: list[Coldstart],
-) -> tuple[Floats, Floats]:
-    """When each event can have evicted: from t0, or from when the load before it in the same
-    target was done (whoever is in the queue has not evicted anybody yet), until there was no
-    time left to load: half of the shortest time that the model ever took before t4."""
-    begin = np.array([c.t0_s for c in starts])
-    done: dict[str, float] = {}
-    for k in sorted(range(len(starts)), key=lambda k: starts[k].t4_s):
-        target = starts[k].arrival.target
-        begin[k] = max(begin[k], done.get(target, -np.inf))
-        done[target] = max(done.get(target, -np.inf), starts[k].done_s)
-    quickest: dict[tuple[str, str], float] = {}
-    for k, c in enumerate(starts):
-        born = c.arrival.gpu.birth_s if c.arrival.gpu else None
-        took = c.t4_s - max(float(begin[k]), born or -np.inf)
-        quickest[c.key] = min(quickest.get(c.key, np.inf), took)
-    until = np.array([c.t4_s - quickest[c.key] / 2 for c in starts])
-    return begin - SLACK_S, until + SLACK_S

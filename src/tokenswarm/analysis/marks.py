@@ -75,7 +75,7 @@ def _loading(marks: Marks, c: Coldstart) -> None:
     born = [
         (s.birth_s, s.side)
         for s in (c.arrival.gpu, c.arrival.engine)
-        if s and s.birth_s is not None
+        if s and s.came and s.birth_s is not None
     ]
     if c.arrival.move:
         born.insert(0, (c.arrival.move.start_s, "gpu"))

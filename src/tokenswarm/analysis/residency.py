@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from tokenswarm.analysis.columns import Bools, Columns, Floats, floats, run_seconds, texts
+from tokenswarm.analysis.requests import Requests
 
 Side = Literal["engine", "gpu"]
 HELD = ("resident", "partial")
@@ -21,6 +22,9 @@ it is starting, or asleep with its context only."""
 FULL_RATIO = 0.98
 FILLING_S = 30.0
 """What a process takes later is its work, not its weights."""
+
+CRASHED_S = 0.5
+"""A process that dies takes its requests along within this time."""
 
 ONE_LOOK_S = 0.05
 """Rows of one poll lie so close together, polls do not."""
@@ -79,21 +83,35 @@ def engine_stays(residency: Columns, polls: Columns, t0_unix_ns: int) -> list[St
     return sorted(stays, key=lambda s: s.start_s)
 
 
-def _looks(polls: Columns, t0_unix_ns: int, target: object, at: Floats) -> dict[str, Floats]:
-    """Every moment at which a target answered, sorted."""
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """Every moment at which a target answered, sorted, and when it had been asked."""
+
+    at_s: Floats
+    asked_s: Floats
+
+    def before(self, at_s: float) -> float:
+        """When the last answer before the one at `at_s` was asked for (what it says is no
+        younger than that for sure), -inf when there was none."""
+        i = int(np.searchsorted(self.at_s, at_s - ONE_LOOK_S, side="left"))
+        return float(self.asked_s[i - 1]) if i else -np.inf
+
+
+def _looks(polls: Columns, t0_unix_ns: int, target: object, at: Floats) -> dict[str, _Looks]:
     poll_at, poll_of = run_seconds(polls, t0_unix_ns), texts(polls, "target")
+    took = np.nan_to_num(floats(polls, "poll_s"))
     answered = floats(polls, "poll_ok") != 0
     targets = np.asarray(target, dtype=object)
-    return {
-        t: np.unique(np.concatenate([at[targets == t], poll_at[(poll_of == t) & answered]]))
-        for t in set(targets)
-    }
-
-
-def _before(looks: Floats, at_s: float) -> float:
-    """The last look before the one at `at_s`, -inf when there was none."""
-    i = int(np.searchsorted(looks, at_s - ONE_LOOK_S, side="left"))
-    return float(looks[i - 1]) if i else -np.inf
+    found = {}
+    for t in set(targets):
+        mine = (poll_of == t) & answered
+        when = np.concatenate([at[targets == t], poll_at[mine]])
+        asked = np.concatenate([at[targets == t], (poll_at - took)[mine]])
+        order = np.argsort(when, kind="stable")
+        # the rows of one poll are stamped ns apart: each was asked for when the first one was
+        asked = np.minimum.accumulate(asked[order][::-1])[::-1]
+        found[t] = _Looks(when[order], asked)
+    return found
 
 
 def _runs(
@@ -103,7 +121,7 @@ def _runs(
     states: list[str],
     sizes: Floats,
     contexts: Floats,
-    looks: Floats,
+    looks: _Looks,
 ) -> list[Stay]:
     held = np.array([s in HELD for s in states], dtype=np.bool_)
     stays = []
@@ -116,9 +134,9 @@ def _runs(
                 side="engine",
                 model=model,
                 target=target,
-                after_s=_before(looks, at[first]),
+                after_s=looks.before(float(at[first])),
                 start_s=float(at[first]),
-                last_s=_before(looks, at[past]) if ends else float(looks[-1]),
+                last_s=looks.before(float(at[past])) if ends else float(looks.at_s[-1]),
                 end_s=float(at[past]) if ends else np.inf,
                 birth_s=loading,
                 woke=before == "asleep",
@@ -265,3 +283,14 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
             )
         )
     return stays
+
+
+def crashed(requests: Requests, stay: Stay) -> bool:
+    """Whether requests of the model failed in the moment in which it left."""
+    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
+    rows = np.concatenate([np.zeros(0, np.int64), *mine])
+    ended = requests.t_end[rows]
+    near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CRASHED_S)
+    failed = np.asarray(requests.status[rows] == "error", dtype=np.bool_)
+    before = requests.t_sent[rows] < stay.end_s
+    return bool(np.any(near & failed & before))

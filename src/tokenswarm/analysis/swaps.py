@@ -25,6 +25,7 @@ from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
 from tokenswarm.analysis.strata import FACTOR, FLOOR_S, Strata, strata
 from tokenswarm.analysis.usual import Usual, usual
+from tokenswarm.analysis.victims import with_victims
 from tokenswarm.analysis.vram import DeviceMemory, Line
 
 
@@ -63,7 +64,8 @@ def find(
     `stays` are those of residency.py, of all sides; `lines` the memory that has no model's name;
     `speed` is how much faster than life a simulated server runs.
     """
-    starts = coldstarts(requests, stays, speed, lines)
+    only = memories[0] if len(memories) == 1 else None
+    starts = with_victims(requests, coldstarts(requests, stays, speed, lines), stays, only)
     split = strata(requests, [c.window for c in starts])
     warm = np.asarray(split.name == "warm", dtype=np.bool_) & requests.ok
     normal = {key: usual(requests, mine, warm) for key, mine in requests.groups.items()}
@@ -88,7 +90,13 @@ def _case(
     memory = _device(c, memories)
     marks = marks_of(c, memory)
     marks.put("t6", normal.rewarmed(c.t0_s), "client")
-    return _Case(c, memory, marks, causes.kind_of(c), causes.left_because(requests, c, gone))
+    return _Case(
+        c,
+        memory,
+        marks,
+        causes.kind_of(c, str(requests.engine[c.trigger])),
+        causes.left_because(requests, c, gone),
+    )
 
 
 def _device(c: Coldstart, memories: Sequence[DeviceMemory]) -> DeviceMemory | None:

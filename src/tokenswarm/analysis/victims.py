@@ -1,0 +1,286 @@
+"""Who had to go for each cold start.
+
+The loads of one target follow one another, and a victim goes before the load that needs its room
+begins: so each departure belongs to the event between whose turn and whose load it lies, if there
+is one. What left at another time left by itself (idle, told to, or crashed).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tokenswarm.analysis.arrivals import SLACK_S
+from tokenswarm.analysis.coldstarts import Coldstart
+from tokenswarm.analysis.columns import Floats, Texts
+from tokenswarm.analysis.requests import Requests
+from tokenswarm.analysis.residency import Stay, crashed
+from tokenswarm.analysis.vram import DeviceMemory
+
+SAMPLE_S = 0.06
+"""A little more than a sample: what two marks of one side may be off against each other."""
+NARROW_S = 0.2
+REST_S = 0.08
+REST_LEAST_S = 0.3
+"""Whoever goes sooner than that after its last request was waited for."""
+FIT_RATIO = 0.8
+"""Ollama wants a newcomer to take no more than this share of what is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """One entry an event: from when to when it can have sent a victim away."""
+
+    target: Texts
+    model: Texts
+    open_s: Floats
+    shut_s: Floats
+    exact: Floats
+    """1 where a process or a line of memory showed the load begin."""
+
+
+def with_victims(
+    requests: Requests,
+    starts: Sequence[Coldstart],
+    stays: Sequence[Stay],
+    capacity: DeviceMemory | None = None,
+) -> list[Coldstart]:
+    """`starts` with their victims, and with the model's own stay where it had to be loaded anew.
+
+    `capacity`: the one GPU there is, to tell whether there was room anyway.
+    """
+    victims: dict[int, list[Stay]] = {}
+    owns: dict[int, Stay] = {}
+    lone = _lone(requests)
+    turns = _turns(starts, lone)
+    stillborn = _stillborn(requests, starts)
+    gone = _served(requests, _departures(stays))
+    unforced = _Unforced.of(requests, starts, turns, stays, lone, capacity)
+    for stay in gone:
+        if any(_one(s, stay) for s in stillborn) or unforced.says(stay):
+            continue
+        own = next((k for k, c in enumerate(starts) if _reloads(c, stay)), None)
+        other = _event_of(turns, stay, lone)
+        if own is not None and (other is None or not _same(starts[own], stay)):
+            owns[own] = stay
+        elif other is not None:
+            victims.setdefault(other, []).append(stay)
+    watched = {s.target for s in stays}  # None: a GPU saw processes
+    return [
+        replace(
+            c,
+            victims=tuple(victims.get(k, ())),
+            known=None in watched or c.arrival.target in watched or bool(c.fall),
+            own=owns.get(k),
+            before=_before(c, stays),
+        )
+        for k, c in enumerate(starts)
+    ]
+
+
+def _event_of(turns: _Turns, stay: Stay, lone: set[str]) -> int | None:
+    """The event whose turn the departure overlaps most; None: it lies in none."""
+    here = (stay.target is None) | (turns.target == stay.target)
+    if stay.target in lone:
+        here |= np.isin(turns.target.astype(str), list(lone))
+    slack = np.where((turns.exact > 0) & (stay.side == "gpu"), SAMPLE_S, SLACK_S)
+    share = np.minimum(turns.shut_s, stay.end_s) - np.maximum(turns.open_s, stay.last_s)
+    fits = np.asarray(here & (turns.model != stay.model) & (share >= -slack), dtype=np.bool_)
+    if not fits.any():
+        return None
+    if stay.end_s - stay.last_s <= NARROW_S:  # a moment: the next load to begin
+        return int(np.argmin(np.where(fits, turns.shut_s, np.inf)))
+    return int(np.argmax(np.where(fits, share, -np.inf)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unforced:
+    """Departures that were no event's doing, though they lie in the turn of one."""
+
+    requests: Requests
+    starts: Sequence[Coldstart]
+    turns: _Turns
+    stays: Sequence[Stay]
+    lone: set[str]
+    capacity: DeviceMemory | None
+    rests: Floats
+    """How long those had been idle that left in nobody's turn: where a server lets its models go
+    after a time, all of them."""
+    most: int
+    """Most models held at once."""
+
+    @classmethod
+    def of(
+        cls,
+        requests: Requests,
+        starts: Sequence[Coldstart],
+        turns: _Turns,
+        stays: Sequence[Stay],
+        lone: set[str],
+        capacity: DeviceMemory | None,
+    ) -> "_Unforced":
+        gpu = [s for s in stays if s.side == "gpu"]
+        free = [s for s in gpu if s.went and _event_of(turns, s, lone) is None]
+        rests = [r for s in free if (r := _rest_s(requests, s)) is not None]
+        most = max((_held(gpu, s.start_s) for s in gpu), default=0)
+        return cls(requests, starts, turns, gpu, lone, capacity, np.array(rests), most)
+
+    def says(self, stay: Stay) -> bool:
+        """Its server died with its requests; it had been idle for just as long as one that left
+        by itself; or there was room for the newcomer, and for one model more."""
+        if stay.side != "gpu" or any(s.woke and s.model == stay.model for s in self.stays):
+            return False
+        if crashed(self.requests, stay):
+            return True
+        rest = _rest_s(self.requests, stay)
+        if rest is None or rest < REST_LEAST_S:
+            return False
+        return bool(np.any(np.abs(self.rests - rest) <= REST_S)) or self._room(stay)
+
+    def _room(self, stay: Stay) -> bool:
+        k = _event_of(self.turns, stay, self.lone)
+        coming = self.starts[k].arrival.gpu if k is not None else None
+        if coming is None or coming.size_bytes is None or self.capacity is None:
+            return False
+        used, total = self.capacity.at(stay.last_s), self.capacity.capacity
+        if used is None or total is None or _others(self.stays, stay) + 1 >= self.most:
+            return False
+        return coming.size_bytes <= FIT_RATIO * (total - used)
+
+
+def _held(stays: Sequence[Stay], at_s: float) -> int:
+    return sum(s.start_s <= at_s <= s.last_s for s in stays)
+
+
+def _others(stays: Sequence[Stay], stay: Stay) -> int:
+    return sum(s.start_s <= stay.last_s <= s.last_s and s.model != stay.model for s in stays)
+
+
+def _rest_s(requests: Requests, stay: Stay) -> float | None:
+    """How long nobody had asked anything of the model when it left; None: somebody was served."""
+    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
+    rows = np.concatenate([np.zeros(0, np.int64), *mine])
+    end = requests.t_end[rows]
+    spoken = rows[~np.isnan(requests.t_first[rows]) & (requests.t_first[rows] < stay.last_s)]
+    if not len(spoken) or np.any(requests.t_end[spoken] > stay.last_s) or not len(end):
+        return None
+    return float((stay.last_s + stay.end_s) / 2 - np.nanmax(requests.t_end[spoken]))
+
+
+def _turns(starts: Sequence[Coldstart], lone: set[str]) -> _Turns:
+    """An event can evict from t0, or from the end of the load before it in the same target
+    (whoever is in the queue has not evicted anybody yet), until its own load begins. Where
+    nothing shows that: until half of the shortest time that the model ever took before t4."""
+    open_s = np.array([c.t0_s for c in starts], dtype=np.float64)
+    born = np.array([_born(c) for c in starts], dtype=np.float64)
+    order = sorted(range(len(starts)), key=lambda k: starts[k].t4_s)
+    done: dict[str, float] = {}
+    for k in order:
+        target = starts[k].arrival.target
+        target = "" if target in lone else target  # they take turns on one GPU
+        open_s[k] = max(open_s[k], done.get(target, -np.inf))
+        done[target] = max(done.get(target, -np.inf), _done(starts[k]))
+    quickest: dict[tuple[str, str], float] = {}
+    for k, c in enumerate(starts):
+        took = c.t4_s - np.fmax(open_s[k], born[k])
+        quickest[c.key] = min(quickest.get(c.key, np.inf), float(took))
+    late = np.array([c.t4_s - quickest[c.key] / 2 for c in starts], dtype=np.float64)
+    return _Turns(
+        target=np.array([c.arrival.target for c in starts], dtype=object),
+        model=np.array([c.arrival.model for c in starts], dtype=object),
+        open_s=open_s,
+        shut_s=np.where(np.isnan(born), late, born),
+        exact=(~np.isnan(born)).astype(np.float64),
+    )
+
+
+def _born(c: Coldstart) -> float:
+    """When its load showed itself; NaN when nothing did."""
+    gpu, move = c.arrival.gpu, c.arrival.move
+    if gpu and gpu.came and gpu.birth_s is not None:
+        return gpu.birth_s
+    return move.start_s if move else np.nan
+
+
+def _done(c: Coldstart) -> float:
+    """The earliest moment at which the next load can have begun its turn."""
+    if c.t5_s is None and c.arrival.gpu and c.arrival.gpu.went and not c.arrival.members:
+        return min(c.arrival.gpu.last_s, c.done_s)
+    return c.done_s
+
+
+def _stillborn(requests: Requests, starts: Sequence[Coldstart]) -> list[Stay]:
+    """Processes that went before their model ever spoke: of loads that failed or were aborted."""
+    found = []
+    for c in starts:
+        stay = c.arrival.gpu
+        if c.t5_s is None and stay and stay.went and not c.arrival.engine:
+            first = requests.t_first[requests.groups[c.key]]
+            if not np.any((first >= stay.start_s) & (first <= stay.end_s)):
+                found.append(stay)
+    return found
+
+
+def _lone(requests: Requests) -> set[str]:
+    """Targets that serve one model each: they make room for each other."""
+    targets = [t for t, _ in requests.groups]
+    return {t for t in targets if targets.count(t) == 1}
+
+
+def _departures(stays: Sequence[Stay]) -> list[Stay]:
+    """Stays that ended; the engine's only where no GPU saw the same one end: an engine may drop
+    a model from its list long before the process is gone."""
+    gpu = [s for s in stays if s.side == "gpu"]
+    gone = [s for s in stays if s.side == "engine" and s.went]
+    return [s for s in gpu if s.went] + [s for s in gone if not any(_seen_too(s, g) for g in gpu)]
+
+
+def _seen_too(engine: Stay, gpu: Stay) -> bool:
+    """Whether the GPU saw the same stay, to its end (the end may lie a little before)."""
+    overlap = gpu.start_s < engine.end_s and engine.start_s - SLACK_S < gpu.end_s
+    return gpu.model == engine.model and overlap and gpu.went
+
+
+def _served(requests: Requests, departures: list[Stay]) -> list[Stay]:
+    """`departures` with the last sight moved on to the last token that the model gave before it
+    was seen gone: polls are far apart, tokens are not."""
+    last = {
+        model: np.sort(requests.t_last[mine][~np.isnan(requests.t_last[mine])])
+        for (_, model), mine in requests.groups.items()
+    }
+    moved = []
+    for stay in departures:
+        tokens = last.get(stay.model, np.zeros(0))
+        i = int(np.searchsorted(tokens, stay.end_s, side="right"))
+        moved.append(replace(stay, last_s=max(stay.last_s, float(tokens[i - 1]))) if i else stay)
+    return moved
+
+
+def _reloads(c: Coldstart, stay: Stay) -> bool:
+    """Whether `stay`, of the model that comes in, was still there when that was asked for."""
+    if stay.model != c.arrival.model or stay.target not in (None, c.arrival.target):
+        return False
+    return c.t0_s <= stay.end_s <= c.t4_s + SLACK_S and stay.start_s < c.t0_s
+
+
+def _same(c: Coldstart, stay: Stay) -> bool:
+    """Whether nothing says that it came back with another context length."""
+    new = c.arrival.engine.context if c.arrival.engine else None
+    return new is None or stay.context is None or new == stay.context
+
+
+def _before(c: Coldstart, stays: Sequence[Stay]) -> Stay | None:
+    mine = [
+        s
+        for s in stays
+        if s.went
+        and s.model == c.arrival.model
+        and s.target in (None, c.arrival.target)
+        and s.end_s <= c.t4_s + SLACK_S
+        and s not in (c.arrival.engine, c.arrival.gpu)
+    ]
+    return max(mine, key=lambda s: s.end_s, default=None)
+
+
+def _one(a: Stay, b: Stay) -> bool:
+    return (a.side, a.model, a.start_s) == (b.side, b.model, b.start_s)
