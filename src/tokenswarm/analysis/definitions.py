@@ -12,6 +12,8 @@ DEFINITIONS: dict[str, str] = {
     "server's own count",
     "goodput": "requests that met every SLO of their model, per second of load; in brackets their "
     "share of all requests, failed ones included",
+    "cold out": "the same share among warm requests alone; where it equals the other it is left "
+    "out",
     "percentiles": "nearest rank, ceil(p x n), over requests that ended ok; n is given beside "
     "them; nothing is averaged",
     "cold start": "demand brought a model into device memory",

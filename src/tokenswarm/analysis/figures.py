@@ -31,7 +31,8 @@ class Stratum(msgspec.Struct, frozen=True):
 
 class ModelFigures(msgspec.Struct, frozen=True):
     """`requests` counts every record; `by_status` and `by_phase` split it. Token sums are the
-    server's. Goodput is None where the scenario gives the model no SLO."""
+    server's. Goodput is None where the scenario gives the model no SLO; it counts cold requests
+    in, and its cold_out figures leave out every request that is not warm."""
 
     requests: int
     by_status: dict[str, int]
@@ -54,6 +55,8 @@ class ModelFigures(msgspec.Struct, frozen=True):
     by_phase: dict[str, int] = {}
     engine: str = "none"
     target: str = "none"
+    goodput_cold_out_rps: float | None = None
+    goodput_cold_out_ratio: float | None = None
 
 
 class SwapEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,7 +142,9 @@ def _model(facts: Facts, m: Measured, index: int, name: str) -> ModelFigures:
     r = m.requests
     mine = np.asarray(r.model == name, dtype=np.bool_)
     ok = mine & r.ok
+    warm = mine & np.asarray(m.found.strata.name == "warm", dtype=np.bool_)
     rps, ratio = goodput(r, mine, facts.load_s, name in facts.slos)
+    warm_rps, warm_ratio = goodput(r, warm, facts.load_s, name in facts.slos)
     failed = r.error_kind[mine & ~r.ok]
     return ModelFigures(
         requests=int(np.count_nonzero(mine)),
@@ -166,6 +168,8 @@ def _model(facts: Facts, m: Measured, index: int, name: str) -> ModelFigures:
         by_phase=_count(r.phase[mine]),
         engine=_first(r.engine[mine]),
         target=_first(r.target[mine]),
+        goodput_cold_out_rps=warm_rps,
+        goodput_cold_out_ratio=warm_ratio,
     )
 
 

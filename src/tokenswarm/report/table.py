@@ -47,16 +47,22 @@ _EMPTY = Stratum(0, 0, _NONE, _NONE, _NONE, _NONE, _NONE)
 
 
 def _model(m: ModelFigures) -> tuple[str, ...]:
-    goodput = (
-        "" if m.goodput_ratio is None else f"{rate(m.goodput_rps)}/s ({share(m.goodput_ratio)})"
-    )
     return (
         count(m.requests),
         share(m.success_ratio),
         rate(m.output_tok_s),
         *_latencies(m.ttft_s, m.e2e_s, m.tpot_s),
-        goodput,
+        _goodput(m),
     )
+
+
+def _goodput(m: ModelFigures) -> str:
+    """Cold requests counted in, and the share with them left out where that is another."""
+    if m.goodput_ratio is None:
+        return ""
+    inside, out = m.goodput_ratio, m.goodput_cold_out_ratio
+    more = "" if out in (None, inside) else f"; {share(out)} cold out"
+    return f"{rate(m.goodput_rps)}/s ({share(inside)}{more})"
 
 
 def _stratum(s: Stratum, of: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.report import sentences, table
 
-PLAIN_WIDTH = 140
+PLAIN_WIDTH = 160
 DROPPED = ("goodput", "TTFT P99", "E2E P50", "TPOT P50")
 """Columns left out, in this order, where the terminal is too narrow; report.html has them all."""
 COLOURS = {"good": "bold green", "gate_failed": "bold red", "not_valid": "bold red"}
