@@ -230,6 +230,30 @@ def test_an_engine_that_names_no_model_is_known_by_its_port(tmp_path: Path) -> N
     assert [p.pid for p in s.processes] == [pid]
 
 
+PARENT = """
+import socket, subprocess, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+child = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+subprocess.run(child)
+"""
+
+
+@linux
+def test_an_engines_child_belongs_to_it() -> None:
+    argv, pipe = [sys.executable, "-c", PARENT], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        reader = cpu((), (int(process.stdout.readline()),))
+        until = time.perf_counter() + 20
+        while len(held := reader.sample()[0].processes) < 2 and time.perf_counter() < until:
+            time.sleep(0.05)
+        assert len(held) == 2
+        assert process.pid in {p.pid for p in held}
+        process.communicate()
+    assert reader.sample()[0].processes == ()
+
+
 @linux
 def test_two_engines_share_what_both_of_them_map(model: Path) -> None:
     with engine(model) as (one, _), engine(model) as (other, _):

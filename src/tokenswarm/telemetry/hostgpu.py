@@ -20,6 +20,7 @@ from tokenswarm.telemetry.owner import Owners
 from tokenswarm.telemetry.recent import Recent
 
 SCAN_S = 1.0  # how often processes are looked for
+PORTS_S = 5.0  # how often it is asked who listens
 SHARE_S = 1.0  # how often the kernel is asked for a process's share, which walks its pages
 BLOB = "sha256-"  # how Ollama's engines name a model
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -79,7 +80,9 @@ class HostGpu:
         self._names, self._owners, self._ports = tuple(names), Recent(owners), frozenset(ports)
         self._proc = proc
         self._engines: dict[int, Memory] = {}
+        self._listeners: frozenset[int] = frozenset()
         self._scanned_s: float | None = None
+        self._asked_s: float | None = None
 
     def about(self) -> dict[str, Any]:
         return {"kind": self.kind, "ports": sorted(self._ports), "models": list(self._names)}
@@ -88,7 +91,7 @@ class HostGpu:
         now = time.perf_counter()
         if self._scanned_s is None or now - self._scanned_s >= SCAN_S:
             self._scanned_s = now
-            self._scan()
+            self._scan(now)
         held = {pid: m for pid, memory in self._engines.items() if (m := memory.bytes())}
         host = memory_of(read_text(self._proc / "meminfo"))
         total, used = host.memory_total_bytes, host.memory_used_bytes
@@ -112,9 +115,9 @@ class HostGpu:
             pid=pid, vram_used_bytes=held, model=owner.model, container=owner.container
         )
 
-    def _scan(self) -> None:
+    def _scan(self, now_s: float) -> None:
         """Find the engines anew; those that are still there keep what is known of them."""
-        found = set(self._named()) | set(self._listening())
+        found = set(self._named()) | set(self._serving(now_s))
         found -= {os.getpid(), os.getppid()}
         self._engines = {
             pid: self._engines.get(pid) or Memory(pid, self._proc) for pid in sorted(found)
@@ -136,14 +139,31 @@ class HostGpu:
                 if self._owners.resolve(pid).model in self._names:
                     yield pid
 
-    def _listening(self) -> Iterator[int]:
-        """Processes that serve on the ports, and their children: engines of several processes."""
+    def _serving(self, now_s: float) -> Iterator[int]:
+        """Processes that listen on the ports, and their children: engines of several processes.
+
+        Who listens costs a look at every open file of every process, so it is remembered.
+        """
         if not self._ports:
             return
-        for c in psutil.net_connections("tcp"):
-            if c.pid and c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port in self._ports:
-                yield c.pid
-                try:
-                    yield from (child.pid for child in psutil.Process(c.pid).children(True))
-                except psutil.Error:
-                    continue  # it has ended
+        gone = any(not (self._proc / str(pid)).exists() for pid in self._listeners)
+        if self._asked_s is None or gone or now_s - self._asked_s >= PORTS_S:
+            self._asked_s, self._listeners = now_s, _listeners(self._ports)
+        for pid in self._listeners:
+            yield pid
+            yield from self._children(pid)
+
+    def _children(self, pid: int) -> Iterator[int]:
+        for file in (self._proc / str(pid) / "task").glob("*/children"):
+            for child in read_text(file).split():
+                yield int(child)
+                yield from self._children(int(child))
+
+
+def _listeners(ports: Collection[int]) -> frozenset[int]:
+    """Only processes of this user can be seen, unless it is root."""
+    return frozenset(
+        c.pid
+        for c in psutil.net_connections("tcp")
+        if c.pid and c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port in ports
+    )

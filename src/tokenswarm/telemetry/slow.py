@@ -142,9 +142,15 @@ class Events:
                 event = self._nvml.nvmlEventSetWait_v2(self._set, 0)
             except self._nvml.NVMLError:
                 return  # the usual case: nothing happened
-            for card in cards:
-                if event.eventType & self.kinds and _same(card.device.handle, event.device):
+            if event.eventType & self.kinds:
+                for card in self._of(event.device, cards):
                     card.xids.append(int(event.eventData))
+
+    def _of(self, handle: Any, cards: tuple[Card, ...]) -> list[Card]:
+        """The card that an event's handle means; where it means none that we know, all of them,
+        since an error that is shown twice is better than one that nobody sees."""
+        same = [card for card in cards if _same(card.device.handle, handle)]
+        return same or list(cards)
 
     def close(self) -> None:
         if self._set is not None:
