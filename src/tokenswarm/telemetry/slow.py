@@ -143,14 +143,16 @@ class Events:
             except self._nvml.NVMLError:
                 return  # the usual case: nothing happened
             if event.eventType & self.kinds:
-                for card in self._of(event.device, cards):
+                meant = self._of(event.device, cards)
+                for card in meant:
                     card.xids.append(int(event.eventData))
+                if not meant:
+                    raise LookupError(f"XID {event.eventData} of a GPU that is not known here")
 
-    def _of(self, handle: Any, cards: tuple[Card, ...]) -> list[Card]:
-        """The card that an event's handle means; where it means none that we know, all of them,
-        since an error that is shown twice is better than one that nobody sees."""
-        same = [card for card in cards if _same(card.device.handle, handle)]
-        return same or list(cards)
+    def _of(self, handle: Any, cards: tuple[Card, ...]) -> tuple[Card, ...]:
+        """The card that an event's handle means; a host's only card can be meant alone."""
+        same = tuple(card for card in cards if _same(card.device.handle, handle))
+        return same or (cards if len(cards) == 1 else ())
 
     def close(self) -> None:
         if self._set is not None:
