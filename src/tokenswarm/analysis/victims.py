@@ -13,6 +13,7 @@ import numpy as np
 from tokenswarm.analysis.arrivals import SLACK_S
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.columns import Floats, Texts
+from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay, crashed
 from tokenswarm.analysis.vram import DeviceMemory
@@ -21,6 +22,7 @@ SAMPLE_S = 0.06
 """A little more than a sample: what two marks of one side may be off against each other."""
 NARROW_S = 0.2
 REST_S = 0.08
+LET_GO_LEAST = 3
 REST_LEAST_S = 0.3
 """Whoever goes sooner than that after its last request was waited for."""
 FIT_RATIO = 0.8
@@ -103,9 +105,9 @@ class _Unforced:
     stays: Sequence[Stay]
     lone: set[str]
     capacity: DeviceMemory | None
-    rests: Floats
-    """How long those had been idle that left in nobody's turn: where a server lets its models go
-    after a time, all of them."""
+    patience_s: float
+    """How long a model may be idle before its server lets it go: a lower quartile over those
+    that left in nobody's turn; inf where those are not most of all."""
     most: int
     """Most models held at once."""
 
@@ -123,11 +125,15 @@ class _Unforced:
         free = [s for s in gpu if s.went and _event_of(turns, s, lone) is None]
         rests = [r for s in free if (r := _rest_s(requests, s)) is not None]
         most = max((_held(gpu, s.start_s) for s in gpu), default=0)
-        return cls(requests, starts, turns, gpu, lone, capacity, np.array(rests), most)
+        went = sum(s.went for s in gpu)
+        enough = len(rests) >= max(LET_GO_LEAST, went / 2)
+        patience_s = nearest_rank(np.array(rests), 0.25) if enough else None
+        patience_s = np.inf if patience_s is None else patience_s
+        return cls(requests, starts, turns, gpu, lone, capacity, patience_s, most)
 
     def says(self, stay: Stay) -> bool:
-        """Its server died with its requests; it had been idle for just as long as one that left
-        by itself; or there was room for the newcomer, and for one model more."""
+        """Its server died with its requests; it had been idle for as long as those that left by
+        themselves; or there was room for the newcomer, and for one model more."""
         if stay.side != "gpu" or any(s.woke and s.model == stay.model for s in self.stays):
             return False
         if crashed(self.requests, stay):
@@ -135,7 +141,7 @@ class _Unforced:
         rest = _rest_s(self.requests, stay)
         if rest is None or rest < REST_LEAST_S:
             return False
-        return bool(np.any(np.abs(self.rests - rest) <= REST_S)) or self._room(stay)
+        return rest >= self.patience_s - REST_S or self._room(stay)
 
     def _room(self, stay: Stay) -> bool:
         k = _event_of(self.turns, stay, self.lone)
