@@ -1,16 +1,21 @@
 """Names of Ollama's models by the file that a runner was started with (`…/blobs/sha256-HEX`)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
+
+from tokenswarm.engines.ollama import Ollama
+from tokenswarm.errors import TargetError
+from tokenswarm.telemetry.config import Engine
 
 BLOB = re.compile(r"(?P<store>.*)/blobs/sha256-(?P<digest>[0-9a-f]{64})")
 MODEL_LAYER = "application/vnd.ollama.image.model"
 OWN_HOST, OWN_NAMESPACE = "registry.ollama.ai", "library"
 MAX_MANIFEST = 1 << 20
 MAX_MANIFESTS = 5000
+SHOW_TIMEOUT_S = 1.0
 
 
 class _Layer(msgspec.Struct):
@@ -43,6 +48,29 @@ def names_in(store: Path, digest: str) -> list[str]:
         for path in _manifests(root)
         if digest in _weights(path)
     )  # fmt: skip
+
+
+class ShownBlobs:
+    """Asks the Ollamas among `engines`, where the manifests cannot be read, for the blob of each
+    model of the scenario: once, as long as it answers."""
+
+    def __init__(self, engines: Iterable[Engine]):
+        self._unasked = [(e, m) for e in engines if e.engine == "ollama" for m in e.models]
+        self._names: dict[str, str] = {}
+
+    def __call__(self, digest: str) -> str | None:
+        """Ollama's name of the model in the blob with these 64 hex digits."""
+        while digest not in self._names and self._unasked:
+            engine, model = self._unasked.pop()
+            there = Ollama(engine.headers, engine.tls_verify)
+            try:
+                blob = there.blob(engine.url, model, SHOW_TIMEOUT_S)
+            except TargetError:
+                self._unasked.append((engine, model))  # it may be loading: another time
+                break
+            if blob is not None:
+                self._names[blob] = model
+        return self._names.get(digest)
 
 
 def _manifests(root: Path) -> Iterator[Path]:

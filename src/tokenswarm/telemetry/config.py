@@ -40,8 +40,8 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class Containers(msgspec.Struct, frozen=True):
-    """Containers of the Docker engine at `url` (None: DOCKER_HOST, else its own socket) that bear
-    `label` (None: all). `stats_interval_s` None: events alone."""
+    """Containers of the Docker engine at `url` (None: /var/run/docker.sock) that bear `label`
+    (None: tokenswarm.target or tokenswarm.model). `stats_interval_s` None: events alone."""
 
     url: str | None = None
     label: str | None = None

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from tokenswarm.telemetry.proc import Proc
@@ -115,8 +116,9 @@ class DockerDirectory:
     """Asks a Docker engine, each id once; one that does not answer is left alone for AGAIN_S."""
 
     def __init__(self, url: str = DOCKER_URL, now_s: Callable[[], float] = time.monotonic):
+        import docker  # noqa: F401, it takes long, and the first question should not
+
         self._url, self._now_s = url, now_s
-        self._client: Any = None
         self._known: dict[str, Container | None] = {}
         self._not_before_s = -AGAIN_S
 
@@ -136,14 +138,12 @@ class DockerDirectory:
                 return None
         return self._known[container_id]
 
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
     def _ask(self, container_id: str) -> Container:
-        if self._client is None:
-            self._client = docker_client(self._url, TIMEOUT_S)
-        return inspected(self._client.inspect_container(container_id))
+        client = docker_client(self._url, TIMEOUT_S)
+        try:
+            return inspected(client.inspect_container(container_id))
+        finally:
+            client.close()
 
 
 def inspected(answer: Mapping[str, Any]) -> Container:
@@ -155,6 +155,14 @@ def inspected(answer: Mapping[str, Any]) -> Container:
         str(answer.get("Name", "")).lstrip("/"),
         {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {},
     )
+
+
+def directory_at(url: str | None = None) -> Directory:
+    """The Docker engine at `url`; nobody where its socket is not there."""
+    url = url or DOCKER_URL
+    if url.startswith("unix://") and not Path(url.removeprefix("unix://")).exists():
+        return NoDirectory()
+    return DockerDirectory(url)
 
 
 def container_of(pid: int, proc: Proc, directory: Directory) -> Container | None:

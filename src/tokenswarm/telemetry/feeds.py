@@ -8,12 +8,13 @@ from typing import Any
 from tokenswarm.clock import Clock
 from tokenswarm.errors import UsageError
 from tokenswarm.store.row import Monotonic
-from tokenswarm.telemetry.config import Config, Engine
-from tokenswarm.telemetry.engine import Poller
+from tokenswarm.telemetry.config import Config
+from tokenswarm.telemetry.engine import EngineFeed
 from tokenswarm.telemetry.feed import Feed, Notes, Outbox
 from tokenswarm.telemetry.gpu import GpuReader, TelemetryGap, rows
 from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.open import open_gpu
+from tokenswarm.telemetry.owner import owners_of
 from tokenswarm.telemetry.ticks import Ticks
 
 HEALTH_S = 1.0
@@ -31,7 +32,7 @@ def feeds(config: Config, clock: Clock, note: Notes) -> tuple[list[Feed], dict[s
 
         found.append(HostFeed(config.host_figures.interval_s, config.run_id, config.host, clock))
     if config.containers is not None:
-        from tokenswarm.telemetry.container import ContainerFeed
+        from tokenswarm.telemetry.docker_events import ContainerFeed
 
         found.append(ContainerFeed(config.containers, config.run_id, config.host, clock))
     found += [EngineFeed(engine, config, clock) for engine in config.engines]
@@ -40,7 +41,7 @@ def feeds(config: Config, clock: Clock, note: Notes) -> tuple[list[Feed], dict[s
 
 def _gpu(config: Config, note: Notes) -> tuple[GpuReader | None, dict[str, Any]]:
     try:
-        reader = open_gpu(config.gpu, tuple(config.slugs))
+        reader = open_gpu(config.gpu, tuple(config.slugs), owners_of(config))
     except UsageError as e:
         note(str(e))
         return None, {"kind": "none", "reason": str(e)}
@@ -74,20 +75,6 @@ class GpuFeed:
                 )  # fmt: skip
         finally:
             reader.close()
-
-
-class EngineFeed:
-    """One target: what it holds and how busy it is."""
-
-    def __init__(self, engine: Engine, config: Config, clock: Clock):
-        self.name = f"engine-{engine.target}"
-        self._engine, self._interval_s = engine, config.engine_interval_s
-        self._run_id, self._clock = config.run_id, clock
-
-    def run(self, stop: threading.Event, out: Outbox) -> None:
-        poller = Poller(self._engine, self._run_id, self._clock, self._interval_s)
-        for _ in out.ticks(self._interval_s, stop):
-            out.put(poller.poll())
 
 
 class HealthFeed:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenswarm.engines.ollama import same_model
-from tokenswarm.telemetry.blobs import digest_of, names_in, store_of
+from tokenswarm.telemetry.blobs import ShownBlobs, digest_of, names_in, store_of
 from tokenswarm.telemetry.commandline import named_model, said_models, short_name
-from tokenswarm.telemetry.container import Container, Directory, NoDirectory, container_of
+from tokenswarm.telemetry.config import Config
+from tokenswarm.telemetry.container import (
+    Container,
+    Directory,
+    NoDirectory,
+    container_of,
+    directory_at,
+)
 from tokenswarm.telemetry.proc import Proc
 
 UNRESOLVED = "unresolved"
@@ -33,6 +40,16 @@ class Owner:
 
 
 NOBODY = Owner(UNRESOLVED, UNRESOLVED)
+
+
+def owners_of(config: Config) -> "Owners":
+    """Owners as the scenario's targets name them, with Docker where there is one."""
+    return Owners(
+        tuple(config.slugs),
+        directory=directory_at(None if config.containers is None else config.containers.url),
+        targets={engine.target: tuple(engine.models) for engine in config.engines},
+        shown=ShownBlobs(config.engines),
+    )
 
 
 @dataclass(slots=True)
