@@ -51,6 +51,7 @@ class Compared:
     false: list[Event] = field(default_factory=list)
     unseen: list[TrueEvent] = field(default_factory=list)
     errors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    left_out: int = 0
     requests: int = 0
     close: int = 0
     wrong_strata: list[dict[str, Any]] = field(default_factory=list)
@@ -73,6 +74,11 @@ class Told:
 
     def s(self, unix_ns: int | None) -> float | None:
         return None if unix_ns is None else (unix_ns - self.t0_unix_ns) / 1e9
+
+    def stood_still(self) -> list[tuple[float, float]]:
+        """When the simulation got no processor time; seconds on the run's clock."""
+        lags = ((self.s(x.due_unix_ns), self.s(x.unix_ns)) for x in self.told.lags)
+        return [(due, at) for due, at in lags if due is not None and at is not None]
 
     @property
     def ours(self) -> list[truth.Request]:
@@ -120,9 +126,14 @@ class Told:
 
 
 def compare_events(
-    true: list[TrueEvent], found: list[Event], sample_s: float, out: Compared
+    true: list[TrueEvent],
+    found: list[Event],
+    sample_s: float,
+    stood_still: list[tuple[float, float]],
+    out: Compared,
 ) -> None:
-    """Pair events of one model that overlap, those of one trigger first."""
+    """Pair events of one model that overlap, those of one trigger first. Marks near a moment in
+    which the machine stood still are left out."""
     left = list(found)
     for by_trigger in (True, False):
         paired = {id(t) for t, _ in out.pairs}
@@ -141,7 +152,11 @@ def compare_events(
     out.false += left
     for t, e in out.pairs:
         for mark, side, error_s in mark_errors(t, e):
-            out.errors.setdefault((mark, side), []).append(error_s)
+            lo, hi = sorted((t.marks[mark], e[f"{mark}_s"]))
+            if any(due <= hi + CLIENT_S and at >= lo - CLIENT_S for due, at in stood_still):
+                out.left_out += 1
+            else:
+                out.errors.setdefault((mark, side), []).append(error_s)
 
 
 def _same(t: TrueEvent, e: Event, by_trigger: bool) -> bool:
@@ -227,7 +242,7 @@ def _held(told: Told, r: truth.Request, calm: list[truth.Request]) -> tuple[Stra
     )
     margins = (0.0, -CLIENT_S - r.late_s, CLIENT_S + r.late_s)
     hits = [one.hit(many, causes, margin) for one, many in views for margin in margins]
-    disturbed = one_off(true, seen)
+    disturbed = r.late_s > CLIENT_S or one_off(true, seen)
     return ("swap_collateral" if hits[0] else "warm"), disturbed or len(set(hits)) > 1
 
 

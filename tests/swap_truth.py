@@ -94,7 +94,8 @@ def compare(drawn: Drawn, run: RunDir, read: truth.Truth) -> Played:
     told = Told(read, run.read_manifest().t0_unix_ns, *asked(run))
     found = msgspec.json.decode(run.summary.read_bytes())["swaps"]["events"]
     out, events = Compared(), told.events()
-    compare_events(events, found, drawn.scenario["telemetry"]["gpu"]["interval_s"], out)
+    sample_s = drawn.scenario["telemetry"]["gpu"]["interval_s"]
+    compare_events(events, found, sample_s, told.stood_still(), out)
     rows = parquet.read(run, "request_stratum", ["id", "stratum"])
     ours = dict(zip(map(str, rows["id"]), map(str, rows["stratum"]), strict=True))
     compare_strata(told, events, ours, out)
@@ -241,6 +242,7 @@ def table(totals: Totals) -> str:
     families = Counter(p.drawn.family for p in totals.played)
     close = sum(p.compared.close for p in totals.played)
     unseen = sum(len(p.compared.unseen) for p in totals.played)
+    left_out = sum(p.compared.left_out for p in totals.played)
     kind = totals.attributes()
     rows = [
         ("scenarios", f"{len(totals.played)} of {len(families)} sorts"),
@@ -251,6 +253,7 @@ def table(totals: Totals) -> str:
         ("confirmed or probable", f"{totals.evident:.2%}"),
         ("kind right", f"{kind['kind']:.2%}"),
         ("outcome right", f"{kind['outcome']:.2%}"),
+        ("marks left out because the machine stood still", f"{left_out}"),
         ("requests", f"{totals.requests}"),
         ("strata agree", f"{totals.strata:.3%} ({close} could be either)"),
     ]

@@ -30,7 +30,7 @@ PROFILE = """
 name: rules
 doc: three models, two fit
 gpu: {{name: g, vram_total_bytes: 10000, free_lag_s: 0.02}}
-host: {{disk_bytes_per_s: 17500.0, cache_bytes_per_s: 17500.0}}
+host: {{disk_bytes_per_s: {rate}, cache_bytes_per_s: {rate}}}
 ollama: {{batch_bytes: 0, context_length: 100, poll_s: 0.01, num_parallel: 4{ollama}}}
 models:
   - &a {{name: a, file_bytes: 3500, spawn_s: 0.0, prefill_s: 0.005, token_s: 0.002}}
@@ -85,9 +85,9 @@ class Rules:
 
 
 @contextlib.contextmanager
-def rules(tmp_path: Path, ollama: str = "") -> Iterator[Rules]:
+def rules(tmp_path: Path, ollama: str = "", rate: float = 17500.0) -> Iterator[Rules]:
     file, path = tmp_path / "rules.yaml", tmp_path / "truth.jsonl"
-    file.write_text(PROFILE.format(ollama=ollama and ", " + ollama))
+    file.write_text(PROFILE.format(ollama=ollama and ", " + ollama, rate=rate))
     with start(file, truth=path) as sim, ThreadPoolExecutor(32) as pool:
         yield Rules(sim.ollama_url, sim.control_url, path, pool)
 
@@ -187,7 +187,7 @@ def test_a_model_that_is_being_loaded_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_is_503_for_cold_models_only(tmp_path: Path) -> None:
-    with rules(tmp_path, "max_queue: 1") as sim:
+    with rules(tmp_path, "max_queue: 1", rate=3500.0) as sim:
         sim.ask("a")
         loading, queued = sim.later("b"), sim.later("c")
         refused = sim.ask("c")

@@ -48,6 +48,7 @@ class Runner:
     expires_s: float | None = None
     timer: asyncio.TimerHandle | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    ready_s: float = 0.0
     dead: bool = False
     serving: set[Served] = field(default_factory=set)
 

@@ -71,6 +71,8 @@ class Scheduler:
         locked_s = await self.unlocked()
         runner = self._loaded.get(ask.model.name)
         if runner is not None and runner.fits(ask):
+            if ask.arrived_s < runner.ready_s:  # it was loaded while the lock was waited for
+                return self._use(runner, ask, Grant(runner, runner.load, "swap_waiter", locked_s))
             return self._use(runner, ask, Grant(runner, None, None, locked_s))
         if len(self._queue) >= self._spec.max_queue:
             raise Busy(BUSY)
@@ -244,6 +246,7 @@ class Scheduler:
                 return False
             self._cache.read(ask.model)
             self._loaded[name] = runner
+            runner.ready_s = now_s()
             self._log_load(ask, marks, "ok", runner, start_s, cold)
             return True
         finally:

@@ -11,13 +11,15 @@ from pathlib import Path
 import msgspec
 
 from tokenswarm.sim import truth as truth_file
-from tokenswarm.sim.clock import WallClock
+from tokenswarm.sim.clock import WallClock, now_s
 from tokenswarm.sim.control import Control
 from tokenswarm.sim.fleet import OLLAMA, Box, Fleet
 from tokenswarm.sim.http import Listener
 from tokenswarm.sim.profile import Profile
 
 FLUSH_S = 0.1
+LAG_TICK_S = 0.005
+LAG_S = 0.004  # a tick that is so much late is told
 PARENT_POLL_S = 0.5
 
 
@@ -84,7 +86,7 @@ class _Simulation:
         _stop_on_signals(stop)
         box = Box(self._profile, self._speed, self._log, self._clock, self._seed)
         fleet = Fleet(box, host, port)
-        tasks = [self._flush_often(), *fleet.background()]
+        tasks = [self._flush_often(), self._tell_lags(), *fleet.background()]
         background = [asyncio.create_task(t) for t in tasks]
         if watch_parent:
             background.append(asyncio.create_task(_watch_parent(stop)))
@@ -116,6 +118,15 @@ class _Simulation:
             seed=self._seed,
             pid=os.getpid(),
         )
+
+    async def _tell_lags(self) -> None:
+        while True:
+            due_s = now_s() + LAG_TICK_S
+            await asyncio.sleep(LAG_TICK_S)
+            now = now_s()
+            if now - due_s > LAG_S:
+                unix = self._clock.unix
+                self._log.add(truth_file.Lag(due_unix_ns=unix(due_s), unix_ns=unix(now)))
 
     async def _flush_often(self) -> None:
         while True:

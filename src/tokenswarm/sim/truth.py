@@ -1,7 +1,8 @@
 """The ground truth: what the simulation did and when, one JSON object a line.
 
 Every time is wall clock in ns, from one anchor. The first line is Start; an Arrival is written
-when a request came in, a Request when it ended, a Load and an Unload when they ended.
+when a request came in, a Request when it ended, a Load and an Unload when they ended, a Lag when
+the simulation itself had been late.
 """
 
 import os
@@ -137,7 +138,15 @@ class Unload(_Row, frozen=True, kw_only=True, tag="unload"):
     server: str = "ollama"
 
 
-Row = Start | Arrival | Request | Load | Unload
+class Lag(_Row, frozen=True, kw_only=True, tag="lag"):
+    """The simulation stood still from `due` to `unix_ns`, for want of processor time: what it says
+    of that time may be late by as much."""
+
+    due_unix_ns: int
+    unix_ns: int
+
+
+Row = Start | Arrival | Request | Load | Unload | Lag
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -148,6 +157,7 @@ class Truth(msgspec.Struct, frozen=True):
     requests: list[Request]
     loads: list[Load]
     unloads: list[Unload]
+    lags: list[Lag]
 
     @property
     def swaps(self) -> list[Load]:
@@ -211,4 +221,5 @@ def read(path: Path) -> Truth:
         [r for r in rows if isinstance(r, Request)],
         [r for r in rows if isinstance(r, Load)],
         [r for r in rows if isinstance(r, Unload)],
+        [r for r in rows if isinstance(r, Lag)],
     )
