@@ -196,7 +196,7 @@ def test_a_write_carries_gzip_and_the_token(api: Api) -> None:
     ("status", "what"), [(400, "refused"), (401, "denied"), (413, "too_large"), (429, "later")]
 )
 def test_both_apis_say_what_became_of_a_write(api: Api, status: int, what: str) -> None:
-    with canned_server({PATHS[api]: (status, PARTIAL)}, **{"Retry-After": "7"}) as server:
+    with canned_server({PATHS[api]: (status, PARTIAL)}, None, **{"Retry-After": "7"}) as server:
         target = endpoint(server, api)
         answer = target.write(gzipped(b"tick x=1i 17\n"), 5.0)
         target.close()
