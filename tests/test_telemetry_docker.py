@@ -47,6 +47,9 @@ class Watching:
         self.spool = spool
         self.notes: list[str] = []
 
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         found = []
@@ -80,7 +83,7 @@ def watching(
 
     def run() -> None:
         with Writer(spool, feed.name) as writer:
-            out = Outbox(writer, seen.notes.append, flush_s=0.0)
+            out = Outbox(writer, seen.note, flush_s=0.0)
             feed.run(stop, out)
             out.flush()
 

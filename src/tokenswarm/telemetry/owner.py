@@ -49,6 +49,7 @@ def owners_of(config: Config) -> "Owners":
         directory=directory_at(None if config.containers is None else config.containers.url),
         targets={engine.target: tuple(engine.models) for engine in config.engines},
         shown=ShownBlobs(config.engines),
+        local=config.gpu.source == "host",
     )
 
 
@@ -70,18 +71,18 @@ class Owners:
     above it (children inherit); the container's label `tokenswarm.model`; the only model of the
     target in its label `tokenswarm.target`; whatever the command line says. `targets` are the
     scenario's: models by target. `shown` is asked for Ollama's blobs whose manifests cannot be
-    read. A process that says nothing is looked at ATTEMPTS times: it may have just been started.
+    read. `local`: the pids were read here, not by a driver. A process that says nothing is looked at ATTEMPTS times: it may have just been started.
     """
 
     def __init__(
         self, names: Collection[str], proc: Path = Path("/proc"), *,
         directory: Directory | None = None, targets: Mapping[str, Sequence[str]] | None = None,
-        shown: Shown | None = None, now_s: Callable[[], float] = time.monotonic,
+        shown: Shown | None = None, local: bool = False, now_s: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         self._names, self._proc = tuple(names), Proc(proc)
         self._directory = directory or NoDirectory()
         self._targets, self._shown, self._now_s = targets or {}, shown, now_s
-        self._sees_all = self._proc.sees_all() or proc != Path("/proc")
+        self._believes = local or self._proc.sees_all()
         self._known: dict[int, _Known] = {}
 
     def resolve(self, pid: int) -> Owner:
@@ -122,7 +123,7 @@ class Owners:
     def _is_ours(self, pid: int) -> bool:
         """A pid of another namespace may be some process's here as well: unless all pids are the
         host's, only a process with the GPU's device open is believed to be the one meant."""
-        return self._proc.lives(pid) and (self._sees_all or self._proc.uses_gpu(pid))
+        return self._proc.lives(pid) and (self._believes or self._proc.uses_gpu(pid))
 
     def _find(self, pid: int) -> Owner:
         container = container_of(pid, self._proc, self._directory)

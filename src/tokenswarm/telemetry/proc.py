@@ -40,12 +40,11 @@ class Proc:
         return self._text(pid, "mountinfo")
 
     def sees_all(self) -> bool:
-        """Whether its pids are the host's, as they are without a pid namespace or with
-        `--pid=host`."""
+        """Whether its pids are the host's: without a pid namespace, or with `--pid=host`."""
         try:
             return os.readlink(self.root / "self/ns/pid") == INITIAL_PID_NAMESPACE  # noqa: PTH115
         except OSError:
-            return False
+            return True  # a kernel without namespaces has one set of pids
 
     def uses_gpu(self, pid: int) -> bool:
         """Whether it has a device of the NVIDIA driver (on WSL2: of DirectX) open."""
