@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import yaml
 
 from tests.running import finished, run_dirs, tokenswarm
@@ -31,6 +32,7 @@ from tests.swap_compare import (
     victims,
 )
 from tests.swap_scenarios import Drawn, draw
+from tokenswarm.analysis.columns import floats
 from tokenswarm.analysis.run import analyse
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
@@ -104,16 +106,14 @@ def compare(drawn: Drawn, run: RunDir, read: truth.Truth) -> Played:
 
 def asked(run: RunDir) -> tuple[dict[str, str], dict[str, Lengths]]:
     """By request id: the scenario's name of the model, and what the client measured."""
-    names = ["id", "model", "t_sent_s", "t_first_token_s", "t_end_s", "max_stall_s"]
-    columns = parquet.read(run, "request", names)
-    slugs, seen = {}, {}
-    for row in zip(*(columns[n] for n in names), strict=True):
-        request_id, model = map(str, row[:2])
-        sent, first, end, stall = (None if x is None or x != x else float(x) for x in row[2:])
-        until = end if first is None else first
-        slugs[request_id] = model
-        seen[request_id] = Lengths((until or 0.0) - (sent or 0.0), stall or 0.0)
-    return slugs, seen
+    names = ["t_sent_s", "t_first_token_s", "t_end_s", "max_stall_s"]
+    columns = parquet.read(run, "request", ["id", "model", *names])
+    sent, first, end, stall = (floats(columns, name) for name in names)
+    waits = np.where(np.isnan(first), end, first) - sent
+    ids = [str(i) for i in columns["id"]]
+    slugs = dict(zip(ids, map(str, columns["model"]), strict=True))
+    lengths = zip(waits.tolist(), np.nan_to_num(stall).tolist(), strict=True)
+    return slugs, {i: Lengths(*both) for i, both in zip(ids, lengths, strict=True)}
 
 
 # figures
