@@ -1,9 +1,10 @@
 """Everything that engines and GPUs said of where models were, taken together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenswarm.analysis.aliases import Aliases, aliases_of, asked, served, served_stays
 from tokenswarm.analysis.columns import Columns
 from tokenswarm.analysis.costs import DiskReads, Limits, disk_reads
 from tokenswarm.analysis.requests import Requests
@@ -22,19 +23,26 @@ class Evidence:
     reads: DiskReads
     limits: Limits
     t0_unix_ns: int
+    aliases: Aliases
+    speed: float
 
-    def find(self, requests: Requests, speed: float = 1.0) -> Found:
+    def find(self, requests: Requests) -> Found:
         """Cold starts, swaps, strata and changes of residency among `requests`."""
-        return find(
-            requests, self.stays, self.memories, self.t0_unix_ns, speed,
-            self.lines, self.limits, self.reads,
+        found = find(
+            served(requests, self.aliases), served_stays(self.stays, self.aliases),
+            self.memories, self.t0_unix_ns, self.speed, self.lines, self.limits, self.reads,
         )  # fmt: skip
+        return replace(found, events=asked(found.events, requests, self.aliases))
 
 
 def evidence(
-    rows: Mapping[str, Columns], t0_unix_ns: int, limits: Limits | None = None
+    rows: Mapping[str, Columns],
+    t0_unix_ns: int,
+    telemetry: Mapping[str, Any] | None = None,
+    scenario: Mapping[str, Any] | None = None,
 ) -> Evidence:
-    """From columns of residency, engine, gpu_process, gpu and host, by measurement."""
+    """From columns of residency, engine, gpu_process, gpu and host, by measurement, and from
+    what a manifest says."""
     memories = device_memories(rows["gpu"], t0_unix_ns)
     return Evidence(
         stays=[
@@ -44,8 +52,10 @@ def evidence(
         memories=memories,
         lines=lines(memories, rows["gpu_process"], t0_unix_ns),
         reads=disk_reads(rows["host"], t0_unix_ns),
-        limits=limits or Limits(),
+        limits=limits_of(telemetry or {}),
         t0_unix_ns=t0_unix_ns,
+        aliases=aliases_of(scenario),
+        speed=speed_of(telemetry or {}),
     )
 
 
@@ -60,3 +70,10 @@ def limits_of(telemetry: Mapping[str, Any]) -> Limits:
     values = said if isinstance(said, Mapping) else {}
     known = {k: float(v) for k, v in values.items() if isinstance(v, int | float) and v > 0}
     return Limits(known.get("pcie_bytes_per_s"), known.get("disk_bytes_per_s"))
+
+
+def speed_of(telemetry: Mapping[str, Any]) -> float:
+    """How much faster than life a simulated GPU says that it runs; 1 where nobody says."""
+    gpu = telemetry.get("gpu")
+    said = gpu.get("speed") if isinstance(gpu, Mapping) else None
+    return float(said) if isinstance(said, int | float) and said > 0 else 1.0

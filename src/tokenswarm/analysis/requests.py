@@ -110,11 +110,12 @@ def requests(columns: Columns) -> Requests:
         http_status=f("http_status"),
         error_kind=s("error_kind"),
         slo_ok=f("slo_ok"),
-        groups=_groups(target, model),
+        groups=grouped(target, model),
     )
 
 
-def _groups(target: Texts, model: Texts) -> dict[tuple[str, str], Ints]:
+def grouped(target: Texts, model: Texts) -> dict[tuple[str, str], Ints]:
+    """(target, model) -> indices of its requests."""
     pairs = sorted(set(zip(target.tolist(), model.tolist(), strict=True)))
     masks = (np.asarray((target == t) & (model == m), dtype=np.bool_) for t, m in pairs)
     return {pair: np.flatnonzero(mask) for pair, mask in zip(pairs, masks, strict=True)}

@@ -11,7 +11,8 @@ import numpy as np
 from tokenswarm.analysis import gates as gate
 from tokenswarm.analysis.collateral import Collateral, with_collateral
 from tokenswarm.analysis.columns import Columns, Ints, Texts, coded, floats, run_seconds, texts
-from tokenswarm.analysis.evidence import SIDES, evidence, limits_of
+from tokenswarm.analysis.distributions import Distribution, distributions
+from tokenswarm.analysis.evidence import SIDES, evidence
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.analysis.gates import Gate
 from tokenswarm.analysis.health import Source
@@ -40,6 +41,7 @@ class Analysis:
 
     summary: Summary
     timeline: Timeline
+    distributions: dict[str, Distribution]
 
 
 def analyse(run: RunDir, expressions: Sequence[str] = ()) -> Analysis:
@@ -67,7 +69,7 @@ def examine(
         measured, line = _measure(run, manifest, facts, names, table, built, columns)
     summary = summarise(facts, measured, gates)
     _write(run, summary, table, measured.found.strata)
-    return Analysis(summary, line)
+    return Analysis(summary, line, distributions(table, measured.found.strata, names))
 
 
 def _measure(
@@ -82,7 +84,7 @@ def _measure(
     t0 = manifest.t0_unix_ns
     sides = {name: parquet.read(run, name) for name in SIDES}
     residency, processes = sides["residency"], sides["gpu_process"]
-    seen = evidence(sides, t0, limits_of(manifest.telemetry or {}))
+    seen = evidence(sides, t0, manifest.telemetry, manifest.scenario)
     found = seen.find(table)
     tokens = TokenSeries(len(names), facts.duration_s, facts.load_s)
     lost = Collateral(names, found.events, facts.duration_s)

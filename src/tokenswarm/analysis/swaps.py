@@ -180,10 +180,22 @@ def _evidence(c: Coldstart, normal: Usual) -> list[str]:
     alone it proves nothing."""
     gpu = c.arrival.gpu or c.arrival.move
     sides = [s for s, saw in (("engine", c.arrival.engine), ("gpu", gpu)) if saw]
-    p99 = normal.wait_p99_s
+    late = bool(sides) and _late(c, normal)
+    return ["client", *sides] if c.arrival.members or late else sides
+
+
+def _late(c: Coldstart, normal: Usual) -> bool:
+    """Whether the trigger waited longer than warm requests do; where there are none, whether it
+    waited from before its model's memory came until after it was there."""
     waited = (c.t4_s if c.t5_s is None else c.t5_s) - c.t0_s
-    late = p99 is not None and waited > max(FLOOR_S, FACTOR * p99)
-    return ["client", *sides] if c.arrival.members or (sides and late) else sides
+    if normal.wait_p99_s is not None:
+        return waited > max(FLOOR_S, FACTOR * normal.wait_p99_s)
+    gpu, move = c.arrival.gpu, c.arrival.move
+    full_s = gpu.full_s if gpu else move.end_s if move else None
+    begun = gpu.birth_s if gpu else move.start_s if move else None
+    if full_s is None or begun is None or c.t5_s is None:
+        return False
+    return c.t0_s < begun and c.t5_s >= full_s and waited > FLOOR_S
 
 
 def _confidence(evidence: list[str]) -> str:
