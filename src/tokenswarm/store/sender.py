@@ -36,13 +36,13 @@ class Patience:
 
     def __init__(self, drain_s: float, *, follow: bool):
         self.drain_s, self._follow = drain_s, follow
-        self.stopping = False
+        self.stopping = self.hurried = False
         self._since_s = time.monotonic()
 
     def stop(self) -> None:
         """Send what is there and end; asked a second time, end at once."""
         if self.stopping:
-            self.drain_s = 0.0
+            self.drain_s, self.hurried = 0.0, True
         self._since_s = time.monotonic()
         self.stopping = True
 

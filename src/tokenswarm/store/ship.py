@@ -18,11 +18,12 @@ from tokenswarm.store.influx import Database
 from tokenswarm.store.quarantine import Quarantine
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.sender import Batch, GaveUpError, Patience, Sender
-from tokenswarm.store.settling import Settling, life_of
+from tokenswarm.store.settling import SETTLE_S, Settling, life_of
 from tokenswarm.store.spool import follow, segments
 
 POLL_S = 0.5
 SAID_S = 5.0
+SETTLING_S = 1.5 * SETTLE_S  # it is not in vain to wait for that
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -227,8 +228,11 @@ class Shipper:
         """
         if self._settling.waiting:
             self._said(f"{self._database.url} has everything; waiting until it is on its disk")
+        until = time.monotonic() + SETTLING_S
         while self._settling.waiting:
-            if self._patience.left_s() <= 0:
+            if self._patience.left_s() <= 0 and (
+                self._patience.hurried or time.monotonic() > until
+            ):
                 raise GaveUpError(f"{self._database.url}: it may not have the last on its disk yet")
             self._patience.pause(POLL_S)
             if not self._settle():
