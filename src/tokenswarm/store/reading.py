@@ -132,7 +132,7 @@ def _follow_segment(path: Path, position: Position, source: str, *, last: bool) 
 
 def _forget_removed(position: Position, source: str, oldest: int) -> None:
     """Drop what is kept about segments of `source` that are no more."""
-    for name in [*position.ended]:
+    for name in {*position.ended, *position.offsets}:
         match = SEGMENT.fullmatch(name)
         if match and match["source"] == source and int(match["number"]) < oldest:
             position.ended.discard(name)
