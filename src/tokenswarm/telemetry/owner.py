@@ -71,13 +71,15 @@ class Owners:
     above it (children inherit); the container's label `tokenswarm.model`; the only model of the
     target in its label `tokenswarm.target`; whatever the command line says. `targets` are the
     scenario's: models by target. `shown` is asked for Ollama's blobs whose manifests cannot be
-    read. `local`: the pids were read here, not by a driver. A process that says nothing is looked at ATTEMPTS times: it may have just been started.
+    read. `local`: the pids were read here, not by a driver. A process that says nothing is looked
+    at ATTEMPTS times: it may have just been started.
     """
 
     def __init__(
         self, names: Collection[str], proc: Path = Path("/proc"), *,
         directory: Directory | None = None, targets: Mapping[str, Sequence[str]] | None = None,
-        shown: Shown | None = None, local: bool = False, now_s: Callable[[], float] = time.monotonic,
+        shown: Shown | None = None, local: bool = False,
+        now_s: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         self._names, self._proc = tuple(names), Proc(proc)
         self._directory = directory or NoDirectory()
