@@ -72,6 +72,21 @@ def sglang() -> dict[str, Given]:
     }
 
 
+def llama_server(
+    *, processing: tuple[bool, ...] = (True, False), metrics: bool = False
+) -> dict[str, Given]:
+    """llama-server with a model of its own; a slot each of `processing`."""
+    page = b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
+    slots = [{"id": i, "is_processing": busy} for i, busy in enumerate(processing)]
+    return {
+        "/health": {"status": "ok"},
+        "/props": {"build_info": "b7000", "is_sleeping": False},
+        "/v1/models": {"object": "list", "data": [{"id": "tiny", "owned_by": "llamacpp"}]},
+        "/slots": json.dumps(slots).encode(),
+        "/metrics": page if metrics else (501, b'{"error":{"message":"no metrics here"}}'),
+    }
+
+
 def llama_router() -> dict[str, Given]:
     """llama-server without a model of its own."""
     states = ["loaded", "loading", "unloaded", "sleeping"]
@@ -82,6 +97,8 @@ def llama_router() -> dict[str, Given]:
             "data": [{"id": s, "owned_by": "llamacpp", "status": {"value": s}} for s in states],
         },
         "/metrics": (400, b'{"error":{"message":"model name is missing"}}'),
+        "/metrics?model=loaded&autoload=false": b"llamacpp:requests_processing 2\n"
+        b"llamacpp:requests_deferred 5\n",
     }
 
 

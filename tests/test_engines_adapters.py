@@ -1,5 +1,6 @@
 """What each engine says of itself once it is known: residency, figures, token counts."""
 
+import json
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.engine_answers import (
     held,
     llama_cpp_python,
     llama_router,
+    llama_server,
     llama_swap,
     ollama,
     openai,
@@ -17,7 +19,8 @@ from tests.engine_answers import (
     vllm,
 )
 from tokenswarm.engines import adapter
-from tokenswarm.engines.protocol import LoadFigures, Residency
+from tokenswarm.engines.ollama import Ollama
+from tokenswarm.engines.protocol import ANY, LoadFigures, Residency
 from tokenswarm.errors import TargetError
 
 PATHS = [
@@ -75,6 +78,46 @@ def test_vllm_sleeps_by_either_sign(metrics: str, state: str, dev_mode: bool) ->
     with canned_server(vllm(metrics, dev_mode=dev_mode)) as canned:
         found = adapter("vllm").residency(canned.url, 5.0)
     assert found == (Residency("tinyllama-1.1b", "resident" if state == "resident" else "asleep"),)
+
+
+@pytest.mark.parametrize(
+    ("awake", "operations", "state"),
+    [
+        ((1, 1), {}, "resident"),
+        ((0, 0), {}, "asleep"),
+        ((1, 0), {}, "partial"),  # one of two engines (data parallel) sleeps
+        ((0,), {"wake": 1}, "loading"),
+        ((0,), {"wake_up": 1, "sleep": 0}, "loading"),
+        ((0,), {"wake": 0, "sleep": 1}, "asleep"),
+        ((1,), {"sleep": 1}, "resident"),
+    ],
+)
+def test_vllm_half_asleep_or_waking(
+    awake: tuple[int, ...], operations: dict[str, int], state: str
+) -> None:
+    page = "".join(
+        f'vllm:engine_sleep_state{{engine="{i}",sleep_state="awake"}} {value}.0\n'
+        for i, value in enumerate(awake)
+    )
+    for name, n in operations.items():
+        page += f'vllm:sleep_mode_operations_in_flight{{operation="{name}"}} {n}.0\n'
+    answers = vllm(dev_mode=False)
+    answers["/metrics"] = page.encode()
+    with canned_server(answers) as canned:
+        (found,) = adapter("vllm").residency(canned.url, 5.0) or ()
+    assert found.state == state
+
+
+def test_ollama_tells_the_file_of_a_model() -> None:
+    digest = "ab" * 32
+    modelfile = f"# FROM x\n\nFROM /root/.ollama/models/blobs/sha256-{digest}\nPARAMETER a 1\n"
+    with canned_server({"/api/show": {"modelfile": modelfile}}) as canned:
+        assert Ollama().blob(canned.url, "tiny", 5.0) == digest
+        canned.answers["/api/show"] = {"modelfile": "FROM tiny:latest\n"}
+        assert Ollama().blob(canned.url, "tiny", 5.0) is None
+        canned.answers["/api/show"] = (404, b'{"error":"model not found"}')
+        assert Ollama().blob(canned.url, "tiny", 5.0) is None
+    assert [json.loads(body) for _, _, body in canned.seen] == [{"model": "tiny"}] * 3
 
 
 def test_vllm_figures_add_up_the_engines_of_one_model() -> None:
@@ -136,6 +179,48 @@ def test_a_llama_router_tells_the_state_of_every_model() -> None:
             Residency("unloaded", "absent"),
             Residency("sleeping", "asleep"),
         )
+
+
+def test_a_llama_router_is_asked_for_the_load_of_what_it_has_loaded_alone() -> None:
+    """Any other question about a model would load or wake it."""
+    with canned_server(llama_router()) as canned:
+        assert adapter("llama-cpp").figures(canned.url, 5.0) == (
+            LoadFigures("loaded", running=2, waiting=5),
+        )
+        canned.answers["/metrics?model=loaded&autoload=false"] = (501, b"")
+        canned.answers["/slots?model=loaded&autoload=false"] = b'[{"is_processing": true}, 3]'
+        assert adapter("llama-cpp").figures(canned.url, 5.0) == (LoadFigures("loaded", running=1),)
+        asked = {path.partition("?")[2] for path, _, _ in canned.seen}
+    assert asked == {"", "model=loaded&autoload=false"}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "found"),
+    [(True, LoadFigures(None, running=1, waiting=3)), (False, LoadFigures(None, running=1))],
+)
+def test_llama_cpp_without_metrics_has_slots(metrics: bool, found: LoadFigures) -> None:
+    with canned_server(llama_server(metrics=metrics)) as canned:
+        assert adapter("llama-cpp").figures(canned.url, 5.0) == (found,)
+        assert ("/slots" in {path for path, _, _ in canned.seen}) is not metrics
+
+
+def test_a_llama_cpp_that_sleeps_is_not_woken_by_looking_at_its_slots() -> None:
+    with canned_server(llama_server()) as canned:
+        canned.answers["/props"] = {"build_info": "b7000", "is_sleeping": True}
+        assert adapter("llama-cpp").residency(canned.url, 5.0) == (Residency("tiny", "asleep"),)
+        assert adapter("llama-cpp").figures(canned.url, 5.0) == ()
+        assert "/slots" not in {path for path, _, _ in canned.seen}
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_llama_cpp_that_loads_says_so_though_it_lists_its_model_already(lists: bool) -> None:
+    loading: Given = (503, b'{"error":{"code":503,"message":"Loading model"}}')
+    with canned_server(llama_server()) as canned:
+        canned.answers |= {"/health": loading, "/props": loading, "/slots": loading}
+        if not lists:
+            canned.answers["/v1/models"] = loading
+        found = adapter("llama-cpp").residency(canned.url, 5.0)
+        assert found == (Residency("tiny" if lists else ANY, "loading"),)
         assert adapter("llama-cpp").figures(canned.url, 5.0) == ()
 
 
@@ -148,8 +233,20 @@ def test_llama_swap_tells_what_runs_behind_it() -> None:
         )
 
 
+def test_llama_cpp_python_holds_its_only_model_and_of_several_nobody_knows_which() -> None:
+    with canned_server(llama_cpp_python()) as canned:
+        there = adapter("llama-cpp-python")
+        assert there.residency(canned.url, 5.0) == (Residency("one", "resident"),)
+        canned.answers["/v1/models"] = {"data": [{"id": "one"}, {"id": "two"}]}
+        assert there.residency(canned.url, 5.0) is None
+
+
 @pytest.mark.parametrize(
-    ("engine", "answers"), [("openai", openai()), ("llama-cpp-python", llama_cpp_python())]
+    ("engine", "answers"),
+    [
+        ("openai", openai()),
+        ("llama-cpp-python", {"/v1/models": {"data": [{"id": "one"}, {"id": "two"}]}}),
+    ],
 )
 def test_an_engine_without_a_way_to_say_says_none(engine: str, answers: dict[str, Given]) -> None:
     with canned_server(answers) as canned:
