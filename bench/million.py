@@ -35,15 +35,18 @@ Array = NDArray[Any]
 Cells = dict[str, Array | list[Any] | object]
 
 
-def make(parent: Path, requests: int, tokens: int, workers: int = 2, seed: int = 1) -> RunDir:
-    """Write a run of `requests`, about `tokens` each, below `parent`."""
+def make(
+    parent: Path, requests: int, tokens: int, rate: float = RATE, workers: int = 2, seed: int = 1
+) -> RunDir:
+    """Write a run of `requests`, about `tokens` each, at `rate` a second, below `parent`."""
     run = RunDir.create(parent, new_run_id(time.time_ns()))
-    duration_s = requests / RATE
-    ended = {f"w{i}": _worker(run, i, workers, requests, tokens, seed) for i in range(workers)}
+    duration_s = requests / rate
+    spans = [len(range(i, requests, workers)) for i in range(workers)]
+    ended = {f"w{i}": _worker(run, i, n, duration_s, tokens, seed) for i, n in enumerate(spans)}
     with Writer(run.spool, "sampler") as writer:
         for pairs in _samples(run.path.name, duration_s):
             _append(writer, pairs)
-    run.write_manifest(_manifest(run.path.name, duration_s, ended, seed))
+    run.write_manifest(_manifest(run.path.name, duration_s, ended, seed, rate))
     return run
 
 
@@ -61,7 +64,9 @@ def telemetry(parent: Path, count: int) -> RunDir:
     return run
 
 
-def _manifest(run_id: str, duration_s: float, ended: dict[str, int], seed: int) -> Manifest:
+def _manifest(
+    run_id: str, duration_s: float, ended: dict[str, int], seed: int, rate: float = RATE
+) -> Manifest:
     end = T0_NS + round((duration_s + TURN_S) * 1e9)
     models = [{"name": m, "target": "box", "model": m, "slo": {"ttft_s": 0.5}} for m in MODELS]
     return Manifest(
@@ -69,7 +74,7 @@ def _manifest(run_id: str, duration_s: float, ended: dict[str, int], seed: int) 
         end_unix_ns=end, tokenswarm="bench", python="", platform="", host="bench", simulated=True,
         seed=seed, ended=ended,
         scenario={"name": "million", "duration_s": duration_s, "models": models,
-                  "load": {"kind": "open", "rate": RATE}},
+                  "load": {"kind": "open", "rate": rate}},
         targets={"box": {"engine": "ollama", "version": "0", "simulated": True}},
         telemetry={"gpu": {"kind": "sim"}},
     )  # fmt: skip
@@ -103,15 +108,14 @@ def absent(turn: Array) -> Array:
 
 
 # -- requests -------------------------------------------------------------------------------------
-def _worker(run: RunDir, index: int, workers: int, requests: int, tokens: int, seed: int) -> int:
+def _worker(run: RunDir, index: int, mine: int, duration_s: float, tokens: int, seed: int) -> int:
     rng = np.random.default_rng([seed, index])
-    mine = len(range(index, requests, workers))
-    sent = np.sort(rng.uniform(0, requests / RATE, mine))
+    sent = np.sort(rng.uniform(0, duration_s, mine))
     with Writer(run.spool, f"w{index}") as writer:
         for at in range(0, mine, BLOCK_ROWS):
             block = sent[at : at + BLOCK_ROWS]
             _append(writer, _requests(run.path.name, index, at, block, tokens, rng))
-        _append(writer, _generator(run.path.name, index, requests / RATE))
+        _append(writer, _generator(run.path.name, index, duration_s))
         return writer.next_seq
 
 
@@ -149,7 +153,10 @@ def _requests(
     ttft = load + np.asarray(TTFT_S)[model] * rng.uniform(0.9, 1.4, n)
     span = np.array([sum(g) for g in gaps]) / 1e6
     failed = rng.random(n) < 0.002
-    texts = np.where(failed, "server said: <script>busy</script>", None)
+    kinds: list[object] = ["in_stream" if f else None for f in failed]
+    texts: list[object] = [
+        f"busy: <script>{i}</script>" if k else None for i, k in enumerate(kinds)
+    ]
     t_first, t_last = sent + ttft, sent + ttft + span
     cells: Cells = {
         "time_ns": _ns(t_last), "run_id": run_id, "model": np.asarray(MODELS)[model],
@@ -166,7 +173,7 @@ def _requests(
         "prompt_tokens": rng.integers(8, 512, n), "output_tokens": count, "token_events": count,
         "token_source": "native", "output_tokens_wanted": count, "server_total_s": ttft + span,
         "server_load_s": load, "server_prompt_eval_s": ttft - load, "server_eval_s": span,
-        "http_status": 200, "error_kind": np.where(failed, "in_stream", None),
+        "http_status": 200, "error_kind": kinds,
         "error_text": texts, "finish_reason": "stop", "bytes_received": count * 120,
         "slo_ok": (ttft <= 0.5) & ~failed, "gaps_us": gaps,
     }  # fmt: skip

@@ -121,7 +121,7 @@ def report(path: Path) -> int:
 
     run = RunDir.open(path)
     done = examine(run, run.read_manifest(), BuildReport({}, inventory(run.spool), {}, {}, 0.0))
-    run.report.write_text(render(done.summary, done.timeline), "utf-8")
+    run.report.write_text(render(done.summary, done.timeline, done.distributions), "utf-8")
     return done.summary.requests
 
 

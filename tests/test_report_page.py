@@ -145,7 +145,7 @@ def test_many_events_are_cut_and_that_is_said() -> None:
     many = [event(t0_s=float(i)) for i in range(page.EVENTS_LISTED + 1)]
     crowded = Swaps(len(many), Percentiles(0), Percentiles(0), None, 0, 0, many)
     html = render(summary(swaps=crowded), timeline())
-    assert f"The first {page.EVENTS_LISTED} of {page.EVENTS_LISTED + 1}" in html
+    assert f"The {page.EVENTS_LISTED} costliest of {page.EVENTS_LISTED + 1}" in html
 
 
 def test_a_model_without_requests_has_an_empty_bar() -> None:

@@ -12,8 +12,7 @@ DEFINITIONS: dict[str, str] = {
     "server's own count",
     "goodput": "requests that met every SLO of their model, per second of load; in brackets their "
     "share of all requests, failed ones included",
-    "cold out": "the same share among warm requests alone; where it equals the other it is left "
-    "out",
+    "cold out": "the share of warm requests that are goodput: cold ones left out on both sides",
     "percentiles": "nearest rank, ceil(p x n), over requests that ended ok; n is given beside "
     "them; nothing is averaged",
     "cold start": "demand brought a model into device memory",

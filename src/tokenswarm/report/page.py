@@ -1,6 +1,7 @@
 """report.html: one file that needs nothing else, neither network nor server."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -10,24 +11,30 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tokenswarm.analysis.definitions import DEFINITIONS
+from tokenswarm.analysis.distributions import Distribution
 from tokenswarm.analysis.figures import STRATA, Summary, SwapEvent
 from tokenswarm.analysis.timeline import Timeline
-from tokenswarm.report import sentences, table, units
+from tokenswarm.report import sentences, spread, table, units
 
 EVENTS_LISTED = 500
-"""Cold starts listed and drawn; more would make the page heavy. summary.json has all."""
+"""Cold starts listed and drawn, the costliest; more would make the page heavy. summary.json has
+all."""
 
 
-def render(summary: Summary, timeline: Timeline) -> str:
-    """The page. Its figures are those of `summary`; `timeline` only feeds the charts."""
-    events = summary.swaps.events[:EVENTS_LISTED]
+def render(
+    summary: Summary, timeline: Timeline, distributions: Mapping[str, Distribution] | None = None
+) -> str:
+    """The page. Its figures are those of `summary`; the others only feed the charts."""
+    events = _listed(summary.swaps.events)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             s=summary,
             t=timeline,
-            events=[_event(i, e) for i, e in enumerate(events)],
+            events=_by_cost(events),
+            panels=spread.panels(distributions or {}),
+            svg=spread,
             rows=table.rows(summary),
             bars=_bars(summary),
             tiles=_tiles(summary),
@@ -107,12 +114,31 @@ def _bars(s: Summary) -> dict[str, list[tuple[str, float, str]]]:
     return out
 
 
+def cost(e: SwapEvent) -> float:
+    """Request-seconds that an event took from those who waited; its own wait where that is all
+    that is known."""
+    return max(e.blocked_request_s or 0.0, e.latency_s or 0.0)
+
+
+def _listed(events: list[SwapEvent]) -> list[SwapEvent]:
+    """The costliest, by t0."""
+    kept = sorted(events, key=cost, reverse=True)[:EVENTS_LISTED]
+    return sorted(kept, key=lambda e: e.t0_s)
+
+
+def _by_cost(events: list[SwapEvent]) -> list[dict[str, Any]]:
+    """Lines of the swap table, costliest first; each knows its place among the events drawn."""
+    order = sorted(range(len(events)), key=lambda i: (-cost(events[i]), i))
+    return [_event(i, events[i]) for i in order]
+
+
 def _event(index: int, e: SwapEvent) -> dict[str, Any]:
     """One line of the swap table."""
     return {
         "index": index,
         "e": e,
         "phases": _phases(e),
+        "cost": units.seconds(cost(e)) if cost(e) else units.UNKNOWN,
         "out": "" if e.model_out == "none" else e.model_out,
         "outcome": "" if e.outcome == "ok" else e.outcome.replace("_", " "),
         "vram": f"{units.size(e.vram_trough_bytes)} to {units.size(e.vram_peak_bytes)}"

@@ -47,6 +47,19 @@ def swaps(s: Summary) -> str:
     )
 
 
+def tax(s: Summary) -> str:
+    """What models coming in took from everybody; empty where nobody could tell."""
+    if not s.cold_starts.count or s.swaps.tax_ratio is None:
+        return ""
+    parts = [f"Swap tax: no token came in {share(s.swaps.tax_ratio)} of the time under load"]
+    if s.swaps.affected_ratio is not None:
+        parts.append(f"{share(s.swaps.affected_ratio)} of the requests paid")
+    if s.swaps.tokens_lost:
+        parts.append(f"about {s.swaps.tokens_lost:,.0f} tokens were not produced")
+    thrashing = s.swaps.thrash is not None and s.swaps.thrash.thrashing
+    return ", ".join(parts) + (". The models chase each other out." if thrashing else ".")
+
+
 def _doubtful(s: Summary) -> str:
     """Cold starts that only one side saw."""
     parts = [

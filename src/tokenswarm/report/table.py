@@ -7,7 +7,7 @@ from tokenswarm.report.units import count, rate, seconds, share
 
 HEADINGS = (
     "requests", "ok", "tok/s", "n", "TTFT P50", "TTFT P95", "TTFT P99", "E2E P50", "E2E P95",
-    "TPOT P50", "goodput",
+    "TPOT P50", "goodput", "cold out",
 )  # fmt: skip
 """n is the number of requests that the TTFT percentiles are taken over; a figure over another
 number says so beside it."""
@@ -52,23 +52,22 @@ def _model(m: ModelFigures) -> tuple[str, ...]:
         share(m.success_ratio),
         rate(m.output_tok_s),
         *_latencies(m.ttft_s, m.e2e_s, m.tpot_s),
-        _goodput(m),
+        *_goodput(m),
     )
 
 
-def _goodput(m: ModelFigures) -> str:
-    """Cold requests counted in, and the share with them left out where that is another."""
+def _goodput(m: ModelFigures) -> tuple[str, str]:
+    """With cold requests counted in, and the share with them left out."""
     if m.goodput_ratio is None:
-        return ""
-    inside, out = m.goodput_ratio, m.goodput_cold_out_ratio
-    more = "" if out in (None, inside) else f"; {share(out)} cold out"
-    return f"{rate(m.goodput_rps)}/s ({share(inside)}{more})"
+        return "", ""
+    out = m.goodput_cold_out_ratio
+    return f"{rate(m.goodput_rps)}/s ({share(m.goodput_ratio)})", "" if out is None else share(out)
 
 
 def _stratum(s: Stratum, of: int) -> tuple[str, ...]:
     ok = share(s.ok / s.requests) if s.requests else share(None)
     requests = f"{count(s.requests)} ({share(s.requests / of)})"
-    return (requests, ok, "", *_latencies(s.ttft_s, s.e2e_s, s.tpot_s), "")
+    return (requests, ok, "", *_latencies(s.ttft_s, s.e2e_s, s.tpot_s), "", "")
 
 
 def _latencies(ttft: Percentiles, e2e: Percentiles, tpot: Percentiles) -> tuple[str, ...]:

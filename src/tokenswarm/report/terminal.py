@@ -12,8 +12,8 @@ from rich.text import Text
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.report import sentences, table
 
-PLAIN_WIDTH = 160
-DROPPED = ("goodput", "TTFT P99", "E2E P50", "TPOT P50")
+PLAIN_WIDTH = 150
+DROPPED = ("cold out", "goodput", "TTFT P99", "E2E P50", "TPOT P50")
 """Columns left out, in this order, where the terminal is too narrow; report.html has them all."""
 COLOURS = {"good": "bold green", "gate_failed": "bold red", "not_valid": "bold red"}
 
@@ -55,6 +55,8 @@ def _facts(summary: Summary) -> str:
 
 def _lines(summary: Summary) -> list[str]:
     lines = [sentences.headline(summary), sentences.swaps(summary), *sentences.gpus(summary)]
+    if said := sentences.tax(summary):
+        lines.insert(2, said)
     if said := sentences.statuses(summary):
         lines.append(said)
     lines.append(f"generator: {sentences.generator(summary)}")

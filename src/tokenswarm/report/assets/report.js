@@ -214,14 +214,14 @@
   function logSplits(u, axis, min, max) {
     const found = [];
     if (!(min > 0)) return found;
-    const few = Math.log10(max / min) > 2.6;
+    const decades = Math.log10(max / min);
     for (let p = Math.floor(Math.log10(min)); p <= Math.ceil(Math.log10(max)); p++) {
-      for (const k of few ? [1] : [1, 2, 5]) {
+      for (const k of decades > 2.6 ? [1] : decades > .8 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]) {
         const v = k * 10 ** p;
         if (v >= min && v <= max) found.push(v);
       }
     }
-    return found;
+    return found.length > 1 ? found : [min * 1.02, Math.sqrt(min * max), max / 1.02]; // narrower than any step
   }
 
   const tick = (v) => v === 0 ? "0" : v < 0.9995 ? `${+(v * 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} s`;
