@@ -30,6 +30,7 @@ class TrueEvent:
     trigger: str
     marks: dict[str, float]
     load: truth.Load
+    maybe: frozenset[str] = frozenset()  # evicted for somebody else who then did not come
 
     @property
     def window(self) -> tuple[float, float]:
@@ -108,6 +109,13 @@ class Told:
             "t5": trigger.first_token_unix_ns,
             "end": load.end_unix_ns,
         }
+        for_nothing = frozenset(
+            names.get(m, m)
+            for x in self.told.loads
+            if x.load_unix_ns is None and x.killed_unix_ns is not None
+            for m in x.displaced
+            if x.killed_unix_ns <= load.end_unix_ns and x.end_unix_ns >= (load.demand_unix_ns or 0)
+        )
         outcome = "partial_offload" if load.outcome == "ok" and load.partial else load.outcome
         gone = {names.get(m, m) for m in load.displaced if m != load.model}
         return TrueEvent(
@@ -119,6 +127,7 @@ class Told:
             trigger=trigger.request_id or "",
             marks={k: (v - self.t0_unix_ns) / 1e9 for k, v in marks.items() if v is not None},
             load=load,
+            maybe=for_nothing,
         )
 
 
@@ -160,7 +169,7 @@ def compare_events(
 
 
 def _same(t: TrueEvent, e: Event, by_trigger: bool) -> bool:
-    if t.model != e["model_in"] or t.victims != victims(e):
+    if t.model != e["model_in"] or not t.victims <= victims(e) <= t.victims | t.maybe:
         return False
     if by_trigger:
         return bool(t.trigger == e["trigger_id"])
@@ -297,14 +306,17 @@ def compare_strata(
 ) -> None:
     """Count requests and those whose strata differ."""
     rows = {r.request_id: r for r in told.ours}
+    unseen = {t.load.trigger for t in out.unseen}
     for request_id, (stratum, close) in true_strata(told, events).items():
         out.requests += 1
         said = ours.get(request_id)
         if said == stratum:
             continue
         r = rows[request_id]
-        if (close and {said, stratum} == {"warm", "swap_collateral"}) or (
-            {said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, told)
+        if (
+            (close and {said, stratum} == {"warm", "swap_collateral"})
+            or ({said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, told))
+            or r.n in unseen
         ):
             out.close += 1
             continue

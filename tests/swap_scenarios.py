@@ -178,7 +178,7 @@ def hasty(dice: random.Random, drawn: Drawn) -> None:
     models = several(dice, 3)
     drawn.profile = box(dice, models, 7.2)
     drawn.scenario = scenario(dice, drawn, [m["name"] for m in models])
-    patience_s = round(dice.uniform(0.5, 0.8), 2)
+    patience_s = round(dice.uniform(0.7, 1.0), 2)
     drawn.scenario["targets"]["box"]["total_timeout_s"] = patience_s
 
 

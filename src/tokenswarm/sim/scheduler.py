@@ -207,14 +207,14 @@ class Scheduler:
         free = self._gpu.ledger.free(now_s())
         return predicted <= self._spec.fit_ratio * free and self._size_bytes(ask) <= free
 
-    def _vram_bytes(self, ask: Ask) -> int:
+    def _vram_bytes(self, ask: Ask, now: float) -> int:
         """What it will take of the GPU: all of it, or what there is."""
         size = self._size_bytes(ask)
         if not self._spec.offload:
             return size
-        free = int(self._gpu.ledger.free(now_s()) * self._spec.fit_ratio)
+        free = self._gpu.ledger.free(now)
         least = self._gpu.spec.context_bytes + ask.model.compute_bytes
-        return size if size <= self._gpu.ledger.free(now_s()) else max(least, free)
+        return size if size <= free else max(least, int(free * self._spec.fit_ratio))
 
     def _size_bytes(self, ask: Ask) -> int:
         model, parallel = ask.model, self._spec.num_parallel
@@ -272,7 +272,8 @@ class Scheduler:
 
     def _spawn(self, ask: Ask, marks: Marks, *, ready_s: float) -> Runner:
         """Start the process and claim its memory; OutOfVram."""
-        now, model, vram_bytes = now_s(), ask.model, self._vram_bytes(ask)
+        now, model = now_s(), ask.model
+        vram_bytes = self._vram_bytes(ask, now)
         weights_s = now + (ready_s - now) * WEIGHTS_SHARE
         pid = self._gpu.new_pid()
         ramp = Ramp(self._gpu.spec.context_bytes, vram_bytes, now, weights_s)
@@ -310,7 +311,7 @@ class Scheduler:
             end_unix_ns=end_ns,
             pid=runner.pid if runner else None,
             file_bytes=ask.model.file_bytes,
-            vram_bytes=runner.vram_bytes if runner else self._vram_bytes(ask),
+            vram_bytes=runner.vram_bytes if runner else self._vram_bytes(ask, now_s()),
             size_bytes=self._size_bytes(ask),
             disk_cold=cold,
             kind="reconfig" if marks.cause == "reconfig" else "process_cold",
