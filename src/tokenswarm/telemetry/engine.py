@@ -74,6 +74,7 @@ class Poller:
         self._stamp = Monotonic()
         self._residency = Seen(config.models, str.__eq__)
         self._remarks: list[str] = []
+        self._told = False
         self._figured: tuple[str, ...] = ("none",)
         if config.engine not in AUTO:
             self._become(adapter(config.engine, config.headers, config.tls_verify))
@@ -102,17 +103,24 @@ class Poller:
         except TargetError as e:
             return self._failed(e, began)
         now = time.perf_counter()
+        self._doubt(self._told and held is None)
+        self._told = held is not None
         seen = [] if held is None else self._residency.look(held, now)
         return self._residency_rows(seen, now) + self._engine_rows(figures, now, began, ok=True)
 
     def _failed(self, error: TargetError, began: float) -> list[Pair]:
-        """One that does not answer in time is busy; one that answers otherwise may be another."""
         now = time.perf_counter()
-        if now - began < self._timeout_s:
-            self._is_sure = False
-            self._residency.restarted()
+        is_busy = now - began >= self._timeout_s  # it is there, and does not answer in time
+        self._doubt(not is_busy)
+        if not is_busy:
             self._remarks.append(str(error))
         return self._engine_rows((), now, began, ok=False)
+
+    def _doubt(self, is_odd: bool) -> None:
+        """After an odd answer, or none: it may be another server from now on."""
+        if is_odd:
+            self._is_sure = False
+            self._residency.restarted()
 
     def _sure(self) -> Adapter:
         """The adapter of what listens there now; TargetError when nobody can tell."""
@@ -141,7 +149,7 @@ class Poller:
     def _become(self, there: Adapter) -> None:
         if self._adapter is not None and there.engine != self._adapter.engine:
             self._remarks.append(f"it was {self._adapter.engine} and is {there.engine} now")
-        self._adapter, self._is_sure = there, True
+        self._adapter, self._is_sure, self._told = there, True, False
         self._tags["engine"] = there.engine
         self._residency.told_by(there.engine)
         self._figured = ("none",)
