@@ -6,11 +6,15 @@ import msgspec
 
 from tokenswarm.errors import SpoolError
 
-MAX_LINES = 10_000
+MAX_LINES = 1_000_000
+WHOLE_LINES = 10_000
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """One line that was refused: row `seq` of `source`, why, and when (unix ns)."""
+    """One line that was refused: row `seq` of `source`, why, and when (unix ns).
+
+    `line` is empty after the first WHOLE_LINES: the row is in the spool.
+    """
 
     source: str
     seq: int
@@ -36,6 +40,8 @@ class Quarantine:
 
     def add(self, refused: Refused) -> None:
         """Keep one line. SpoolError: too many, or it cannot be written."""
+        if len(self._known) >= WHOLE_LINES:
+            refused = msgspec.structs.replace(refused, line="")
         key = (refused.source, refused.measurement, refused.seq)
         if key in self._known:
             return

@@ -1,6 +1,7 @@
 """Rows into a database, whatever it takes: batches that fit, patience, and quarantine."""
 
 import random
+import re
 import time
 import zlib
 from bisect import bisect_right
@@ -15,12 +16,17 @@ from tokenswarm.store.frame import Pair
 from tokenswarm.store.influx import Answer, Database, Endpoint, connect
 from tokenswarm.store.lines import Encoded, encode
 from tokenswarm.store.quarantine import Quarantine, Refused
+from tokenswarm.store.schema import MEASUREMENTS
 
 BATCH_LINES = 5_000
 BACKOFF_S = 0.5
 BACKOFF_MAX_S = 30.0
 SLICE_S = 0.1
 GZIP_LEVEL = 1
+
+_CONFLICT = re.compile(
+    r'input field \\?"(?P<field>[^"\\]+)\\?" on measurement \\?"(?P<measurement>[^"\\]+)\\?"'
+)
 
 
 class GaveUpError(Exception):
@@ -84,6 +90,24 @@ class Batch:
         """Source and number of a row."""
         at, source, seq = self.origins[bisect_right(self.origins, index, key=lambda o: o[0]) - 1]
         return source, seq + index - at
+
+    def part(self, lo: int, hi: int, behind: Callable[[Pair], bool]) -> int | None:
+        """Put the rows of `lo` to `hi` that are `behind` after the others; where they begin.
+
+        None when that parts nothing.
+        """
+        order = sorted(range(lo, hi), key=lambda i: behind(self.pairs[i]))
+        middle = hi - sum(behind(pair) for pair in self.pairs[lo:hi])
+        if middle in (lo, hi):
+            return None
+        moved = [(at, *self.origin(i)) for at, i in enumerate(order, lo)]
+        after = [(hi, *self.origin(hi))] if hi < len(self.pairs) else []
+        self.origins = [
+            *(o for o in self.origins if o[0] < lo), *moved, *after,
+            *(o for o in self.origins if o[0] > hi),
+        ]  # fmt: skip
+        self.pairs[lo:hi] = [self.pairs[i] for i in order]
+        return middle
 
 
 class Sender:
@@ -154,7 +178,7 @@ class Sender:
         if answer.what == "too_slow":
             self._wait(answer)
         if hi - lo > 1:
-            middle = (lo + hi) // 2
+            middle = _conflicting(batch, lo, hi, answer) or (lo + hi) // 2
             return [(lo, middle), (middle, hi)]
         if answer.what == "too_slow":
             return [(lo, hi)]
@@ -220,6 +244,21 @@ class Sender:
             line = encoded.text.decode().rstrip("\n")
             self._quarantine.add(Refused(source, seq, measurement, reason, line, time.time_ns()))
             counts.quarantined[measurement] = counts.quarantined.get(measurement, 0) + 1
+
+
+def _conflicting(batch: Batch, lo: int, hi: int, answer: Answer) -> int | None:
+    """Where the rows with the field that the database has with another type begin, now that they
+    are behind the others: one more answer settles them all."""
+    said = _CONFLICT.search(answer.reason) if answer.what == "refused" else None
+    m = MEASUREMENTS.get(said["measurement"]) if said else None
+    if said is None or m is None or said["field"] not in m.columns:
+        return None
+    name, column = m.name, m.columns.index(said["field"])
+
+    def conflicts(pair: Pair) -> bool:
+        return pair[0] == name and len(pair[1]) > column and pair[1][column] is not None
+
+    return batch.part(lo, hi, conflicts)
 
 
 def gzipped(text: bytes) -> bytes:
