@@ -242,7 +242,7 @@ def test_a_driver_with_the_bare_minimum_still_gives_memory(
 
 
 def test_a_process_that_computes_and_draws_counts_once(driver: FakeDriver, open_nvml: Open) -> None:
-    driver.says("gpu0.processes = 7:100,8:200", "gpu0.graphics = 8:200,9:50")
+    driver.says("gpu0.processes = 7:100,8:200", "gpu0.graphics = 8:none,9:50")
     (s,) = open_nvml().sample()
     assert {p.pid: p.vram_used_bytes for p in s.processes} == {7: 100, 8: 200, 9: 50}
 
@@ -307,6 +307,8 @@ def test_a_lost_gpu_does_not_stop_the_others_and_is_taken_again(
     assert (back.power_w, back.uuid) == (123.456, "GPU-gpu0")
     assert slow_one(nvml).energy_j == 5.0
     assert not nvml.lost
+    two.says("event = gpu0 31")  # its events are listened to again
+    assert until(nvml, lambda seen: any(s.xid for s in seen))[0].xid == 31
 
 
 def test_a_gpu_that_only_a_new_start_of_nvml_brings_back(
@@ -408,6 +410,8 @@ MIG = (
     "gpu0-mig-1.name = Some GPU MIG 1g",
     f"gpu0-mig-1.memory = {20 * MIB} {MIB} {9 * MIB} {11 * MIB}",
     f"gpu0-mig-1.processes = 11:{5 * MIB}",
+    "gpu0-mig-1.power_mw = 123456",
+    "gpu0-mig-1.sm_mhz = 1980",
 )
 
 

@@ -5,7 +5,8 @@
  * The last line of a key counts; one with @ counts only SECONDS after the first nvmlInit.
  *     count = 2                          GPUs gpu0, gpu1; MIG instance 1 of gpu0 is gpu0-mig-1
  *     GPU.KEY = VALUE                    see each call below; a missing key is "not supported"
- *     GPU.lost = 1                       falls off the bus; GPU.sticky = 1: back only after nvmlInit
+ *     GPU.lost = 1                       falls off the bus; once back, nobody listens to its events.
+ *                                        GPU.sticky = 1: back only after nvmlInit
  *     GPU.error.FUNCTION = CODE          (or error.FUNCTION, for calls without a device)
  *     GPU.delay_us.FUNCTION = MICROSECONDS
  *     event = GPU CODE                   an XID; each such line is delivered once
@@ -29,7 +30,7 @@ enum { GPUS = 8, PARTS = 7, TEXT = 1 << 16 };
 typedef struct { char name[24]; int gpu, part, registered; } Device;
 
 static Device gpus[GPUS], parts[GPUS][PARTS];
-static int sticky_lost[GPUS];
+static int sticky_lost[GPUS], was_lost[GPUS];
 static int users, events_delivered, event_set;
 static char text[TEXT];
 static struct stat known;
@@ -113,8 +114,14 @@ static int begin(const Device *d, const char *function) {
     else if (d) {
         if (number(gpus[d->gpu].name, "lost", 0)) {
             code = LOST;
+            was_lost[d->gpu] = 1;
             if (number(gpus[d->gpu].name, "sticky", 0)) sticky_lost[d->gpu] = 1;
-        } else if (sticky_lost[d->gpu]) code = LOST;
+        } else if (sticky_lost[d->gpu]) {
+            code = LOST;
+        } else if (was_lost[d->gpu]) {
+            was_lost[d->gpu] = 0;
+            gpus[d->gpu].registered = 0;
+        }
     }
     if (code == OK) {
         snprintf(key, sizeof key, "error.%s", function);
