@@ -228,6 +228,8 @@ def test_of_nested_containers_the_innermost_known_one_counts(tree: Tree) -> None
     both = Known(Container(A, "outer"), Container(B, "inner"))
     assert tree.owners(directory=both).resolve(7).container == "inner"
     assert tree.owners().resolve(7).container == B[:12]  # nobody knows either
+    odd = Known(Container(B, "My_App.web-1"))
+    assert tree.owners(directory=odd).resolve(7).container == "my_app-web-1"  # as a tag may be
 
 
 def test_a_pid_that_is_used_again_is_another_process(tree: Tree) -> None:

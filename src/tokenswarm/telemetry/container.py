@@ -17,6 +17,7 @@ LABELS = (TARGET_LABEL, MODEL_LABEL)
 
 TIMEOUT_S = 1.0
 AGAIN_S = 30.0
+MAX_LABEL = 200
 
 # `docker-ID.scope`, `cri-containerd-ID.scope`, `kubepods-…slice:cri-containerd:ID`, bare `ID`;
 # conmon looks after a container of podman or CRI-O and is not in it; Fargate's are its own
@@ -72,11 +73,6 @@ class Container:
     @property
     def target(self) -> str | None:
         return self.labels.get(TARGET_LABEL) or None
-
-    @property
-    def labelled(self) -> bool:
-        """Whether it is one of those that tokenswarm is told to watch."""
-        return any(self.labels.get(label) for label in LABELS)
 
 
 def docker_client(url: str, timeout_s: float) -> Any:
@@ -150,11 +146,14 @@ def inspected(answer: Mapping[str, Any]) -> Container:
     """The container of Docker's answer to an inspection."""
     config = answer.get("Config")
     labels = config.get("Labels") if isinstance(config, dict) else None
-    return Container(
-        str(answer.get("Id", "")),
-        str(answer.get("Name", "")).lstrip("/"),
-        {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {},
-    )
+    return labelled(answer.get("Id"), str(answer.get("Name", "")).lstrip("/"), labels)
+
+
+def labelled(container_id: object, name: str, labels: object) -> Container:
+    """A container of what Docker says; names and labels are anybody's and cut to MAX_LABEL."""
+    given = labels if isinstance(labels, dict) else {}
+    kept = {str(label): str(value)[:MAX_LABEL] for label, value in given.items()}
+    return Container(str(container_id), name[:MAX_LABEL], kept)
 
 
 def directory_at(url: str | None = None) -> Directory:

@@ -1,5 +1,6 @@
 """The container watcher: what becomes of the containers that bear our labels, and their use."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,12 +13,13 @@ from tokenswarm.clock import NS, Clock, slug
 from tokenswarm.store.row import Monotonic
 from tokenswarm.store.schema import CONTAINER
 from tokenswarm.telemetry.config import Containers
-from tokenswarm.telemetry.container import LABELS, Container, inspected
+from tokenswarm.telemetry.container import LABELS, Container, inspected, labelled
 from tokenswarm.telemetry.docker_link import Link, LinkLost, Use, thing, whole
 from tokenswarm.telemetry.feed import Outbox
 from tokenswarm.telemetry.row import Pair, row
 
 LOOK_S = 0.2
+CODE = re.compile(r"[0-9]{1,9}")
 BACK_OFF_S = (0.2, 5.0)
 
 # Docker's actions -> ours; everything else (exec, attach, kill, ...) is left out
@@ -150,6 +152,7 @@ class Watch:
         for container, state in there.values():
             if _runs(state) and self._is_ours(container) and container.id not in self._up:
                 self._up[container.id] = container, _unix_ns(state.get("StartedAt")) or 0
+                self._oom.discard(container.id)
                 events.append(Event(container, "found", time.time_ns()))
         return sorted(events, key=lambda e: e.unix_ns)
 
@@ -197,13 +200,13 @@ class Watch:
 def event_in(answer: Mapping[str, Any]) -> Event | None:
     """One of Docker's events, if it is one of EVENTS."""
     action, actor = EVENTS.get(str(answer.get("Action"))), thing(answer.get("Actor"))
-    attributes = {str(k): str(v) for k, v in thing(actor.get("Attributes")).items()}
+    attributes = thing(actor.get("Attributes"))
     unix_ns = whole(answer.get("timeNano"))
     if action is None or unix_ns is None or answer.get("Type") != "container":
         return None
-    code = attributes.get("exitCode", "")
-    container = Container(str(actor.get("ID")), attributes.get("name", ""), attributes)
-    return Event(container, action, unix_ns, int(code) if code.isdecimal() else None)
+    code = str(attributes.get("exitCode", ""))
+    container = labelled(actor.get("ID"), str(attributes.get("name", "")), attributes)
+    return Event(container, action, unix_ns, int(code) if CODE.fullmatch(code) else None)
 
 
 def _seen(inspection: Mapping[str, Any]) -> tuple[Container, dict[str, Any]]:
@@ -221,6 +224,7 @@ def _unix_ns(text: object) -> int | None:
     seconds, _, fraction = text[:-1].partition(".")
     try:
         when = datetime.fromisoformat(f"{seconds}+00:00")
-        return int(when.timestamp()) * NS + int(fraction[:9].ljust(9, "0"))
+        unix_ns = int(when.timestamp()) * NS + int(fraction[:9].ljust(9, "0"))
     except ValueError:
         return None
+    return unix_ns if unix_ns > 0 else None

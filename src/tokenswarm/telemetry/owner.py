@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenswarm.clock import slug
 from tokenswarm.engines.ollama import same_model
 from tokenswarm.telemetry.blobs import ShownBlobs, digest_of, names_in, store_of
 from tokenswarm.telemetry.commandline import named_model, said_models, short_name
@@ -33,7 +34,8 @@ Shown = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Both by name. None: the process is there and says no model, or is in no container."""
+    """The model as its server calls it, the container as the value of a tag. None: the process is
+    there and says no model, or is in no container."""
 
     model: str | None
     container: str | None
@@ -130,7 +132,7 @@ class Owners:
     def _find(self, pid: int) -> Owner:
         container = container_of(pid, self._proc, self._directory)
         found = self._by_command_line(pid) or self._by_label(container) or self._said(pid)
-        return Owner(found, None if container is None else container.name)
+        return Owner(found, None if container is None else slug(container.name))
 
     def _by_command_line(self, pid: int) -> str | None:
         for ancestor in self._line(pid):
