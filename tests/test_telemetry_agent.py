@@ -1,6 +1,9 @@
 """An agent and its subscribers over real sockets: nothing missing, nothing twice, whatever cuts."""
 
+import contextlib
 import json
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,17 +13,22 @@ from typing import Any
 
 import pytest
 
-from tests.agents import agent_process
+from tests.agents import WAIT_S, AgentProcess, agent_process
 from tests.cut_proxy import cut_proxy
 from tests.running import until
-from tokenswarm.clock import Clock, new_run_id
+from tests.services import influxd
+from tokenswarm.clock import Clock, machine, new_run_id
 from tokenswarm.sim.process import start
 from tokenswarm.sim.serve import Endpoints
+from tokenswarm.store.frame import pack, unpack
 from tokenswarm.store.spool import inventory, rows
+from tokenswarm.telemetry import wire
 from tokenswarm.telemetry.agent import Agent as TelemetryAgent
 from tokenswarm.telemetry.agentconfig import Place
 from tokenswarm.telemetry.config import Agent, Config, Gpu
-from tokenswarm.telemetry.sampler import Sampler
+from tokenswarm.telemetry.sampler import Remarks, Sampler
+from tokenswarm.telemetry.subscriber import Names, Subscriber
+from tokenswarm.telemetry.subscription import greet
 
 TOKEN = "0123456789abcdef-correct"
 
@@ -29,6 +37,12 @@ TOKEN = "0123456789abcdef-correct"
 def box() -> Iterator[Endpoints]:
     with start("rtx5090", speed=10) as endpoints:
         yield endpoints
+
+
+@pytest.fixture(scope="module")
+def idle_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    with agent_process(tmp_path_factory.mktemp("idle"), "--source", "none") as agent:
+        yield agent
 
 
 def sim(box: Endpoints) -> tuple[str, ...]:
@@ -200,6 +214,22 @@ def test_kill_9_of_the_agent_loses_at_most_a_flush_and_is_said(
     assert any("started again during the run" in note for note in sampler.notes), sampler.notes
 
 
+def test_an_agent_that_is_started_again_in_order_goes_on(box: Endpoints, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with agent_process(tmp_path, *sim(box)) as agent:
+        sampler = run(spool, agent.port)
+        sampler.start()
+        until(lambda: count(spool) > 20)
+        agent.end()
+        before = count(spool)
+        agent.again()
+        until(lambda: count(spool) > before + 20)
+        sampler.stop()
+    whole(spool, sampler.ended)
+    assert set(sampler.ended) == {f"{s}-{agent.about['host']}" for s in ("gpu", "host", "agent")}
+    assert any("started again during the run" in note for note in sampler.notes), sampler.notes
+
+
 def test_an_agent_that_lost_its_disk_goes_on_under_another_source(
     box: Endpoints, tmp_path: Path
 ) -> None:
@@ -280,3 +310,194 @@ def test_a_token_is_needed_where_one_is_asked_for(
     else:
         whole(spool, sampler.ended)
     assert TOKEN not in agent.errors.read_text() + json.dumps(sampler.notes)
+
+
+def greeting(port: int) -> wire.Channel:
+    """A connection that has said hello and been let in."""
+    channel = wire.Channel(socket.create_connection(("127.0.0.1", port)))
+    channel.send(wire.Hello(wire.PROTOCOL, bytes(wire.NONCE_BYTES)))
+    channel.want(wire.Challenge)
+    channel.send(wire.Proof(b""))
+    channel.want(wire.Welcome)
+    channel.max_bytes = wire.MAX_MESSAGE
+    return channel
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",  # a length of a gigabyte
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x04\xc1\xc1\xc1\xc1",  # no msgpack
+        b"\x00\x00\x00\x02\x93\x01",  # cut short inside
+        b"\x00\x00",
+        b"",
+    ],
+)
+def test_what_is_no_subscriber_is_hung_up_on_and_harms_nobody(
+    said: bytes, idle_agent: AgentProcess
+) -> None:
+    with socket.create_connection(("127.0.0.1", idle_agent.port)) as stranger:
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        stranger.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1 << 16) == b""
+    with greeting(idle_agent.port):
+        pass  # it lets others in
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (wire.Hello(wire.PROTOCOL + 1, bytes(32)), "speaks protocol 1, not 2"),
+        (wire.Hello(wire.PROTOCOL, b"short"), "a nonce of 5 bytes"),
+    ],
+)
+def test_a_subscriber_of_another_version_is_told(
+    message: wire.Hello, words: str, idle_agent: AgentProcess
+) -> None:
+    with wire.Channel(socket.create_connection(("127.0.0.1", idle_agent.port))) as channel:
+        channel.send(message)
+        with pytest.raises(wire.RefusedError, match=words):
+            channel.want(wire.Challenge)
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "", "idle", "x" * 3000])
+def test_a_run_id_leads_nowhere_else(run_id: str, idle_agent: AgentProcess) -> None:
+    with greeting(idle_agent.port) as channel:
+        channel.send(wire.Subscribe(run_id=run_id, t0_unix_ns=0, offset_ns=0))
+        with pytest.raises(wire.RefusedError, match="is no run id"):
+            channel.want(wire.Subscribed)
+
+
+def test_a_run_that_nobody_fetches_is_not_sampled_for_ever(box: Endpoints, tmp_path: Path) -> None:
+    sampling = Config(
+        run_id="", t0_unix_ns=0, spool="", host="far",
+        gpu=Gpu("sim", control_url=box.control_url),
+    )  # fmt: skip
+    agent = TelemetryAgent(Place("127.0.0.1", 0), sampling, tmp_path, keep_s=1.0)
+    agent.start()
+    run_id = new_run_id(time.time_ns())
+    try:
+        with greeting(agent.port) as channel:
+            channel.send(wire.Subscribe(run_id=run_id, t0_unix_ns=0, offset_ns=0))
+            channel.want(wire.Subscribed)
+            assert agent.busy
+        until(lambda: not agent.busy)
+        left = inventory(tmp_path / "runs" / run_id / "spool")["gpu-far"].rows
+        with greeting(agent.port) as channel:  # late, but what there was is still there
+            channel.send(wire.Subscribe(run_id=run_id, t0_unix_ns=0, offset_ns=0))
+            epoch = channel.want(wire.Subscribed).epoch
+            channel.send(wire.End())
+            have = Counter[str]()
+            while not isinstance(message := channel.receive(WAIT_S), wire.Ended):
+                if isinstance(message, wire.Frames):
+                    have[message.source] += unpack(message.source, message.data).count
+        assert have == message.rows
+        assert have["gpu-far"] == left > 0
+        assert any("nobody was there for" in note for note in message.notes)
+        assert epoch
+    finally:
+        agent.stop()
+
+
+class Liar:
+    """Speaks as an agent does and hands over a frame of its own."""
+
+    def __init__(self, rows_: list[tuple[str, list[Any]]]):
+        self._rows = rows_
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        about = wire.About(
+            host="liar", version="0", schema=wire.schema_digest(), process="p", machine=machine(),
+            gpu="nvml",
+        )  # fmt: skip
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with wire.Channel(connection) as channel, contextlib.suppress(wire.LinkError):
+                    greet(channel, None, about)
+                    channel.want(wire.Subscribe)
+                    channel.send(wire.Subscribed("epoch", {}))
+                    channel.send(wire.Frames("gpu-liar", pack(self._rows, 0, 0)))
+                    channel.want(wire.Done)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("tick", [1, "RUN", "m", "t", "e", "w0", 1, 1, 1, 1, 1, 1.0]), "not an agent's"),
+        (("engine", [1, "another", "t", "e", "m", 1, 1, 1.0, 1.0, True]), "a row of run 'another'"),
+        (("engine", [1, "RUN", "t", "e", "m", "1", 1, 1.0, 1.0, True]), "want int or None"),
+        (("engine", [1, "RUN"]), "a row of 2"),
+    ],
+)
+def test_rows_that_are_not_this_runs_samples_are_not_taken(
+    row: tuple[str, list[Any]], words: str, tmp_path: Path
+) -> None:
+    now = time.time_ns()
+    run_id = new_run_id(now)
+    liar = Liar([(row[0], [run_id if v == "RUN" else v for v in row[1]])])
+    try:
+        config = Config(
+            run_id=run_id, t0_unix_ns=now, spool=str(tmp_path / "spool"), host="generator",
+            agents=[Agent(f"127.0.0.1:{liar.port}")],
+        )  # fmt: skip
+        clock, note = Clock.anchored(now), Remarks()
+        subscriber = Subscriber(config.agents[0], config, clock, Names(), note, drain_s=0.0)
+        subscriber.start()
+        until(lambda: any(words in text for text in note.texts()))
+        subscriber.stop()
+        liar.close()
+        subscriber.join()
+    finally:
+        with contextlib.suppress(OSError):
+            liar.close()
+    assert not list(rows(tmp_path / "spool"))
+
+
+@pytest.mark.live
+def test_between_runs_an_agent_that_ships_samples_as_run_idle(
+    box: Endpoints, tmp_path: Path
+) -> None:
+    with influxd(tmp_path) as server:
+        server.create("tokenswarm")
+        argv = (*sim(box), "--influx-url", server.url)
+
+        def figures(what: str) -> list[dict[str, Any]]:
+            return server.query(
+                f"select count(vram_used_bytes) from gpu where {what}", "tokenswarm"
+            )
+
+        def idle_rows() -> int:
+            return sum(row[1] for f in figures("run_id = 'idle'") for row in f["values"])
+
+        with agent_process(tmp_path, *argv) as agent:
+            until(lambda: idle_rows() > 0)
+            sampler = run(tmp_path / "spool", agent.port)
+            sampler.start()
+            until(lambda: count(tmp_path / "spool") > 10)
+            idle = tmp_path / "agent" / "idle"
+            until(lambda: _still(idle))
+            sampler.stop()
+            before = idle_rows()
+            until(lambda: idle_rows() > before + 5)
+        assert not figures("run_id != 'idle'"), "the run's rows are the run's to ship"
+    whole(tmp_path / "spool", sampler.ended)
+
+
+def _still(spool: Path) -> bool:
+    """Nothing is sampled into it."""
+    before = sum(i.rows for i in inventory(spool).values())
+    time.sleep(0.6)
+    return sum(i.rows for i in inventory(spool).values()) == before

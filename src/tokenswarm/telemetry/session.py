@@ -13,6 +13,7 @@ import msgspec
 from tokenswarm.clock import NS, Clock
 from tokenswarm.errors import SpoolError
 from tokenswarm.store.frame import Frame
+from tokenswarm.store.room import removed
 from tokenswarm.store.spool import Position, Writer, follow, frames, inventory, segments
 from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.sampler import Sampler
@@ -128,7 +129,7 @@ def _lost(spool: Path, have: dict[str, int]) -> list[str]:
     lost = []
     for source, next_seq in have.items():
         last_seq = found[source].last_seq if source in found else None
-        end = 0 if last_seq is None else last_seq + 1
+        end = removed(spool, source).end_seq if last_seq is None else last_seq + 1
         gaps = found[source].gaps if source in found else []
         if next_seq > end or any(gap_end > next_seq for _, gap_end in gaps):
             lost.append(source)
