@@ -94,6 +94,7 @@ def test_the_control_port_is_read_and_unknown_figures_are_ignored(control: Canne
     finally:
         reader.close()
     assert again == sample
+    assert reader.about() == {"kind": "sim", "control_url": control.url}
     assert (sample.power_w, sample.util_ratio, sample.mem_util_ratio) == (30.0, 0.5, None)
     assert sample.processes == (GpuProcess(pid=400001, vram_used_bytes=50, model="qwen2.5:3b"),)
 

@@ -17,7 +17,7 @@ from tokenswarm.telemetry import nvml as nvml_module
 from tokenswarm.telemetry import slow as slow_module
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
 from tokenswarm.telemetry.nvml import Nvml
-from tokenswarm.telemetry.owner import ATTEMPTS, Owners
+from tokenswarm.telemetry.owner import Owners
 from tokenswarm.telemetry.recent import FRESH_S, Recent
 
 __all__ = ["install"]  # a fixture
@@ -559,17 +559,6 @@ def test_a_child_is_known_by_its_parent() -> None:
         child = int(process.stdout.readline())
         assert Owners(("qwen",)).model(child) == "qwen"
         process.communicate()
-
-
-def test_a_process_that_says_nothing_yet_is_asked_again_but_not_for_ever(tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
-    line = tmp_path / "7" / "cmdline"
-    owners, late = Owners(("qwen",), tmp_path), Owners(("qwen",), tmp_path)
-    assert owners.model(7) is None
-    assert [late.model(7) for _ in range(ATTEMPTS)] == [None] * ATTEMPTS
-    line.write_bytes(b"serve\0qwen\0")
-    assert owners.model(7) == "qwen"
-    assert late.model(7) is None
 
 
 def test_a_process_that_is_known_is_looked_up_twice_a_second(tmp_path: Path) -> None:
