@@ -63,7 +63,10 @@ def arrivals(
         engine = [s for s in engine if s.target == target]
         gpu = [s for s in stays if s.side == "gpu" and s.model == model]
         seen = _seen(target, model, engine, gpu)
-        groups = _groups(requests, loads[(target, model)], _others(requests, loads, target, model))
+        others = _others(requests, loads, target, model)
+        births = np.array([g.start_s for g in gpu if g.came], dtype=np.float64)
+        others = np.sort(np.concatenate([others, births]))
+        groups = _groups(requests, loads[(target, model)], others)
         held = sorted([*engine, *gpu], key=lambda s: s.start_s)
         found += _join(requests, target, model, seen, groups, held)
     found = _unblocked(requests, found, speed)
@@ -168,7 +171,8 @@ def _groups(requests: Requests, mine: Ints, others: Floats) -> list[tuple[int, .
     """Requests that waited for the same load: their loads end together.
 
     Two loads that end apart are still one when the second was asked for before the first ended
-    and no other model was loaded between them (a slow scheduler); else they are two.
+    and nothing was loaded between them (a slow scheduler); else they are two. `others`: when
+    another model was ready, or a process of this one came.
     """
     order = mine[np.argsort(_ready(requests, mine), kind="stable")]
     groups: list[list[int]] = []
@@ -194,7 +198,8 @@ def _seen(target: str, model: str, engine: list[Stay], gpu: list[Stay]) -> list[
     found = []
     left = list(gpu)
     for stay in engine:
-        match = next((g for g in left if _overlap(g, stay)), None)
+        there = [g for g in left if g.start_s <= stay.start_s <= g.end_s]
+        match = next((g for g in there or left if _overlap(g, stay)), None)
         if match:
             left.remove(match)
         if stay.came:
@@ -251,7 +256,8 @@ def _fits(a: Arrival, sent: float, ready: float) -> bool:
     if a.engine:
         return a.lo_s - SLACK_S <= ready <= a.engine.start_s + SLACK_S
     # the GPU shows memory that fills, not readiness; whoever waits for it was there before it
-    return bool(a.gpu and ready >= a.lo_s and sent <= a.gpu.start_s + SLACK_S and not a.members)
+    alive = a.gpu is not None and a.lo_s <= ready <= a.gpu.end_s + SLACK_S
+    return bool(alive and a.gpu and sent <= a.gpu.start_s + SLACK_S and not a.members)
 
 
 def _with(a: Arrival, group: tuple[int, ...], ready: float) -> Arrival:

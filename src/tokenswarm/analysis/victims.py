@@ -23,6 +23,8 @@ SAMPLE_S = 0.06
 NARROW_S = 0.2
 REST_S = 0.08
 LET_GO_LEAST = 3
+ALIKE_S, ALIKE_RATIO = 0.15, 0.1
+"""Where half of those that left had been idle equally long, give or take that, a clock did it."""
 REST_LEAST_S = 0.3
 """Whoever goes sooner than that after its last request was waited for."""
 FIT_RATIO = 0.8
@@ -90,6 +92,8 @@ def _event_of(turns: _Turns, stay: Stay, lone: set[str]) -> int | None:
     fits = np.asarray(here & (turns.model != stay.model) & (share >= -slack), dtype=np.bool_)
     if not fits.any():
         return None
+    if np.any(fits & (share >= 0)):
+        fits &= share >= 0
     if stay.end_s - stay.last_s <= NARROW_S:  # a moment: the next load to begin
         return int(np.argmin(np.where(fits, turns.shut_s, np.inf)))
     return int(np.argmax(np.where(fits, share, -np.inf)))
@@ -107,7 +111,8 @@ class _Unforced:
     capacity: DeviceMemory | None
     patience_s: float
     """How long a model may be idle before its server lets it go: a lower quartile over those
-    that left in nobody's turn; inf where those are not most of all."""
+    that left in nobody's turn, or for whose successor there was room, and equally long idle; inf
+    where those are not most of all."""
     most: int
     """Most models held at once."""
 
@@ -122,14 +127,9 @@ class _Unforced:
         capacity: DeviceMemory | None,
     ) -> "_Unforced":
         gpu = [s for s in stays if s.side == "gpu"]
-        free = [s for s in gpu if s.went and _event_of(turns, s, lone) is None]
-        rests = [r for s in free if (r := _rest_s(requests, s)) is not None]
         most = max((_held(gpu, s.start_s) for s in gpu), default=0)
-        went = sum(s.went for s in gpu)
-        enough = len(rests) >= max(LET_GO_LEAST, went / 2)
-        patience_s = nearest_rank(np.array(rests), 0.25) if enough else None
-        patience_s = np.inf if patience_s is None else patience_s
-        return cls(requests, starts, turns, gpu, lone, capacity, patience_s, most)
+        self = cls(requests, starts, turns, gpu, lone, capacity, np.inf, most)
+        return replace(self, patience_s=self._patience_s())
 
     def says(self, stay: Stay) -> bool:
         """Its server died with its requests; it had been idle for as long as those that left by
@@ -138,20 +138,45 @@ class _Unforced:
             return False
         if crashed(self.requests, stay):
             return True
+        k = _event_of(self.turns, stay, self.lone)
+        room = k is not None and self._room(stay, k)
+        if room and k is not None and stay.last_s >= self.turns.shut_s[k]:
+            return True  # still there when the newcomer was, which had room beside it
         rest = _rest_s(self.requests, stay)
         if rest is None or rest < REST_LEAST_S:
             return False
-        return rest >= self.patience_s - REST_S or self._room(stay)
+        fewer = _others(self.stays, stay) + 1 < self.most
+        return rest >= self.patience_s - REST_S or (room and fewer)
 
-    def _room(self, stay: Stay) -> bool:
-        k = _event_of(self.turns, stay, self.lone)
-        coming = self.starts[k].arrival.gpu if k is not None else None
+    def _patience_s(self) -> float:
+        gone = [s for s in self.stays if s.went]
+        turn = [_event_of(self.turns, s, self.lone) for s in gone]
+        rests = [_rest_s(self.requests, s) or 0.0 for s in gone]
+        free = [r for r, k in zip(rests, turn, strict=True) if k is None and r >= REST_LEAST_S]
+        if len(free) >= max(LET_GO_LEAST, len(gone) / 2):
+            return nearest_rank(np.array(free), 0.25) or np.inf
+        roomy = np.array(
+            [
+                r
+                for s, r, k in zip(gone, rests, turn, strict=True)
+                if r >= REST_LEAST_S and (k is None or self._room(s, k))
+            ]
+        )
+        if len(roomy) < max(LET_GO_LEAST, len(gone) / 2):
+            return np.inf
+        low, high = np.quantile(roomy, [0.25, 0.75])
+        return float(low) if high - low <= ALIKE_S + ALIKE_RATIO * low else np.inf
+
+    def _room(self, stay: Stay, k: int) -> bool:
+        """Whether the newcomer had room beside it."""
+        coming = self.starts[k].arrival.gpu
         if coming is None or coming.size_bytes is None or self.capacity is None:
             return False
-        used, total = self.capacity.at(stay.last_s), self.capacity.capacity
-        if used is None or total is None or _others(self.stays, stay) + 1 >= self.most:
+        used = self.capacity.highest(stay.last_s - NARROW_S, stay.last_s)
+        total = self.capacity.capacity
+        if used is None or total is None:
             return False
-        return coming.size_bytes <= FIT_RATIO * (total - used)
+        return coming.size_bytes <= FIT_RATIO * (total - used[1])
 
 
 def _held(stays: Sequence[Stay], at_s: float) -> int:
@@ -256,6 +281,9 @@ def _served(requests: Requests, departures: list[Stay]) -> list[Stay]:
     }
     moved = []
     for stay in departures:
+        if stay.side == "gpu":  # sampled as finely as tokens come
+            moved.append(stay)
+            continue
         tokens = last.get(stay.model, np.zeros(0))
         i = int(np.searchsorted(tokens, stay.end_s, side="right"))
         moved.append(replace(stay, last_s=max(stay.last_s, float(tokens[i - 1]))) if i else stay)
@@ -266,7 +294,11 @@ def _reloads(c: Coldstart, stay: Stay) -> bool:
     """Whether `stay`, of the model that comes in, was still there when that was asked for."""
     if stay.model != c.arrival.model or stay.target not in (None, c.arrival.target):
         return False
-    return c.t0_s <= stay.end_s <= c.t4_s + SLACK_S and stay.start_s < c.t0_s
+    if stay in (c.arrival.engine, c.arrival.gpu):
+        return False
+    begun = _born(c)
+    begun = c.t4_s if np.isnan(begun) else begun
+    return c.t0_s <= stay.end_s <= begun + SLACK_S and stay.start_s < begun
 
 
 def _same(c: Coldstart, stay: Stay) -> bool:
