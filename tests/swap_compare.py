@@ -241,7 +241,7 @@ def _own(
 
 def _held(told: Told, r: truth.Request, calm: list[truth.Request]) -> tuple[Stratum, bool]:
     """By what the simulator wrote, and whether what the client saw would say the same."""
-    gave_up = r.granted_unix_ns is None and r.outcome == "cancelled"
+    gave_up = r.granted_unix_ns is None and r.outcome in ("cancelled", "error")
     true, seen = Lengths.true(r), told.seen[r.request_id or ""]
     causes = (r.held_wait_s or (true.wait_s if gave_up else 0.0), r.held_stall_s)
     views = (
