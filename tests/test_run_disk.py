@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import fair, finished, records, run_dirs, scenario, tokenswarm, until
-from tests.small_disk import small_disk
+from tests.small_disk import fill, small_disk
 from tokenswarm.errors import EXIT_NOT_VALID
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
@@ -21,17 +21,6 @@ ONE = {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", 16 * 2**20) as folder:
         yield folder
-
-
-def fill(ballast: Path) -> None:
-    """Write until nothing more fits."""
-    with ballast.open("wb", buffering=0) as f:
-        for size in (2**20, 4096, 1):
-            try:
-                while True:
-                    f.write(bytes(size))
-            except OSError:
-                continue
 
 
 @pytest.mark.slow

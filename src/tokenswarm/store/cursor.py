@@ -4,6 +4,7 @@ It lies at SPOOL/ship/DATABASE/cursor.json, with quarantine.jsonl beside it. A s
 killed goes on from it: what it had sent since is sent again, and a point sent twice is one point.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -125,9 +126,23 @@ class Place:
 
     def write(self, cursor: Cursor) -> None:
         """Replace the cursor in one step. SpoolError: the disk does not take it."""
+        data = msgspec.json.encode(cursor)
         partial = self.cursor.with_suffix(".json.part")
         try:
-            partial.write_bytes(msgspec.json.encode(cursor))
+            partial.write_bytes(data)
             partial.replace(self.cursor)
         except OSError as e:
-            raise SpoolError(f"{self.cursor}: cannot write: {e.strerror}") from e
+            if e.errno != errno.ENOSPC or not self._overwritten(data):
+                raise SpoolError(f"{self.cursor}: cannot write: {e.strerror}") from e
+
+    def _overwritten(self, data: bytes) -> bool:
+        """Whether `data` went where the cursor lies: a full disk has room there.
+
+        Spools wait for the cursor before they let go of what was shipped and make room.
+        """
+        try:
+            with self.cursor.open("r+b", buffering=0) as f:
+                data = data.ljust(os.fstat(f.fileno()).st_size)
+                return f.write(data) == len(data)
+        except OSError:
+            return False

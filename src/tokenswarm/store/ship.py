@@ -12,7 +12,7 @@ import msgspec
 
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.store import derived
-from tokenswarm.store.cursor import Counts, Place, add
+from tokenswarm.store.cursor import Counts, Cursor, Place, add
 from tokenswarm.store.frame import Frame
 from tokenswarm.store.influx import Database
 from tokenswarm.store.quarantine import Quarantine
@@ -101,6 +101,7 @@ class Shipper:
         self._settling = Settling(partial(life_of, database))
         self._oldest_unix_ns: int | None = None
         self._said_s = time.monotonic()
+        self._unkept = False
         self._done = False
 
     def run(self, *, follow: bool) -> Status:
@@ -218,8 +219,20 @@ class Shipper:
             self._said(f"{self._database.url} was started anew; sending what it may have forgotten")
             return False
         if (cursor := self._settling.safe()) is not None:
-            self._place.write(cursor)
+            self._keep(cursor)
         return True
+
+    def _keep(self, cursor: Cursor) -> None:
+        """A disk that is full for a while must not keep us from shipping: the next one tells
+        more, and without any of them what is there is sent again."""
+        try:
+            self._place.write(cursor)
+        except SpoolError as e:
+            if not self._unkept:
+                self._said(f"{e}; shipping goes on, another start sends this again")
+            self._unkept = True
+        else:
+            self._unkept = False
 
     def _settled(self) -> bool:
         """Wait until the database has everything on its disk; False when it has forgotten some.
