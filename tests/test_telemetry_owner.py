@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.canned_server import canned_server
+from tests.news_server import news_server
+from tests.running import until
+from tokenswarm.telemetry import blobs
 from tokenswarm.telemetry.blobs import ShownBlobs, digest_of, names_in
 from tokenswarm.telemetry.commandline import named_model, said_models, short_name
 from tokenswarm.telemetry.config import Config, Engine
@@ -253,13 +257,20 @@ def test_what_a_process_says_later_of_itself_changes_nothing(tree: Tree) -> None
 
 
 def test_a_process_that_says_nothing_is_asked_again_but_not_for_ever(tree: Tree) -> None:
+    now = [0.0]
     tree.process(7, "")
-    early, late = tree.owners(), tree.owners()
+    early, late, over = (tree.owners(now_s=lambda: now[0]) for _ in range(3))
     early.resolve(7)
     for _ in range(ATTEMPTS):
         late.resolve(7)
+        over.resolve(7)
+    for _ in range(ATTEMPTS):
+        now[0] += CHECK_S
+        over.resolve(7)
     tree.process(7, "serve tiny")
-    assert (early.resolve(7).model, late.resolve(7).model) == ("tiny", None)
+    assert early.resolve(7).model == "tiny"
+    now[0] += CHECK_S
+    assert (late.resolve(7).model, over.resolve(7).model) == ("tiny", None)
 
 
 def test_a_pid_that_is_not_here_is_unresolved_and_not_merely_nameless(tree: Tree) -> None:
@@ -400,17 +411,31 @@ def test_where_manifests_cannot_be_read_ollama_is_asked_what_its_models_are(tree
         owners = tree.owners(shown=shown)
         for pid, digest in ((7, A), (8, B), (9, "c" * 64)):
             tree.process(pid, f"ollama runner --model /srv/models/blobs/sha256-{digest}")
+        until(lambda: shown(A) is not None and shown(B) is not None)
         assert [owners.resolve(pid).model for pid in (7, 8, 9)] == [
             "tiny", "qwen:7b", "sha256-cccccccccccc",
         ]  # fmt: skip
     assert sorted(asked) == ["qwen:7b", "tiny"]  # once each
 
 
-def test_an_ollama_that_does_not_answer_is_asked_again() -> None:
-    with canned_server({}) as canned:
-        url = canned.url
+def test_a_name_that_comes_late_takes_the_place_of_a_digest(tree: Tree) -> None:
+    """Who samples a GPU does not wait for Ollama's answer."""
+    shown: dict[str, str] = {}
+    owners = tree.owners(shown=shown.get)
+    tree.process(7, f"ollama runner --model /srv/models/blobs/sha256-{A}")
+    assert owners.resolve(7).model == f"sha256-{A[:12]}"
+    shown[A] = "tiny:latest"
+    assert owners.resolve(7).model == "tiny"
+
+
+def test_an_ollama_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "SHOW_AGAIN_S", 0.05)
+    with news_server("/none") as gone:
+        url = gone.url
     shown = ShownBlobs([Engine("box", "ollama", url, models={"tiny": "t"})])
-    assert (shown(A), shown(A)) == (None, None)
+    assert shown(A) is None
+    until(lambda: not [t for t in threading.enumerate() if t.name == "blobs"])  # not for ever
+    assert shown(A) is None
 
 
 def test_a_blob_is_told_from_other_paths() -> None:

@@ -1,6 +1,8 @@
 """Names of Ollama's models by the file that a runner was started with (`…/blobs/sha256-HEX`)."""
 
 import re
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +17,9 @@ MODEL_LAYER = "application/vnd.ollama.image.model"
 OWN_HOST, OWN_NAMESPACE = "registry.ollama.ai", "library"
 MAX_MANIFEST = 1 << 20
 MAX_MANIFESTS = 5000
-SHOW_TIMEOUT_S = 1.0
+SHOW_TIMEOUT_S = 2.0
+SHOW_AGAIN_S = 1.0
+SHOW_ATTEMPTS = 20
 
 
 class _Layer(msgspec.Struct):
@@ -52,25 +56,38 @@ def names_in(store: Path, digest: str) -> list[str]:
 
 class ShownBlobs:
     """Asks the Ollamas among `engines`, where the manifests cannot be read, for the blob of each
-    model of the scenario: once, as long as it answers."""
+    model of the scenario. That takes a thread of its own, from the first question on: the caller
+    samples a GPU and never waits."""
 
     def __init__(self, engines: Iterable[Engine]):
         self._unasked = [(e, m) for e in engines if e.engine == "ollama" for m in e.models]
         self._names: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
 
     def __call__(self, digest: str) -> str | None:
-        """Ollama's name of the model in the blob with these 64 hex digits."""
-        while digest not in self._names and self._unasked:
-            engine, model = self._unasked.pop()
-            there = Ollama(engine.headers, engine.tls_verify)
-            try:
-                blob = there.blob(engine.url, model, SHOW_TIMEOUT_S)
-            except TargetError:
-                self._unasked.append((engine, model))  # it may be loading: another time
-                break
-            if blob is not None:
-                self._names[blob] = model
+        """Ollama's name of the model in the blob with these 64 hex digits, if it is known yet."""
+        if self._thread is None and self._unasked:
+            self._thread = threading.Thread(target=self._ask_all, name="blobs", daemon=True)
+            self._thread.start()
         return self._names.get(digest)
+
+    def _ask_all(self) -> None:
+        for _ in range(SHOW_ATTEMPTS):
+            self._unasked = [one for one in self._unasked if not self._ask(*one)]
+            if not self._unasked:
+                return
+            time.sleep(SHOW_AGAIN_S)
+
+    def _ask(self, engine: Engine, model: str) -> bool:
+        """Whether it was answered."""
+        there = Ollama(engine.headers, engine.tls_verify)
+        try:
+            blob = there.blob(engine.url, model, SHOW_TIMEOUT_S)
+        except TargetError:
+            return False
+        if blob is not None:
+            self._names[blob] = model
+        return True
 
 
 def _manifests(root: Path) -> Iterator[Path]:

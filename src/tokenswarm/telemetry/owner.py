@@ -61,8 +61,10 @@ class _Known:
     last compared."""
 
     owner: Owner
+    is_final: bool
     started: int | None
     checked_s: float
+    looked_s: float
     attempts: int = 1
 
 
@@ -74,7 +76,7 @@ class Owners:
     target in its label `tokenswarm.target`; whatever the command line says. `targets` are the
     scenario's: models by target. `shown` is asked for Ollama's blobs whose manifests cannot be
     read. `local`: the pids were read here, not by a driver. A process that says nothing is looked
-    at ATTEMPTS times: it may have just been started.
+    at ATTEMPTS times in a row and as often again in as many seconds: it may have just been started.
     """
 
     def __init__(
@@ -99,11 +101,17 @@ class Owners:
             if len(self._known) >= MAX_OWNERS:
                 self._known.clear()
             started = self._proc.started(pid)
-            known = self._known[pid] = _Known(self._find(pid), started, self._now_s())
-        elif known.owner.model is None and known.attempts < ATTEMPTS:
-            known.owner = self._find(pid)
-            known.attempts += 1
+            now_s = self._now_s()
+            known = self._known[pid] = _Known(*self._find(pid), started, now_s, now_s)
+        elif not known.is_final and self._is_due(known):
+            known.owner, known.is_final = self._find(pid)
+            known.looked_s, known.attempts = self._now_s(), known.attempts + 1
         return known.owner
+
+    def _is_due(self, known: _Known) -> bool:
+        if known.attempts < ATTEMPTS:
+            return True
+        return known.attempts < 2 * ATTEMPTS and self._now_s() - known.looked_s >= CHECK_S
 
     def _still(self, pid: int) -> _Known | None:
         """What is known of `pid`, unless it is another process's by now."""
@@ -129,10 +137,12 @@ class Owners:
         host's, only a process with the GPU's device open is believed to be the one meant."""
         return self._proc.lives(pid) and (self._believes or self._proc.uses_gpu(pid))
 
-    def _find(self, pid: int) -> Owner:
+    def _find(self, pid: int) -> tuple[Owner, bool]:
+        """What can be found out now, and whether that is more than what it says by itself."""
         container = container_of(pid, self._proc, self._directory)
-        found = self._by_command_line(pid) or self._by_label(container) or self._said(pid)
-        return Owner(found, None if container is None else slug(container.name))
+        found = self._by_command_line(pid) or self._by_label(container)
+        model = found or self._said(pid)
+        return Owner(model, None if container is None else slug(container.name)), found is not None
 
     def _by_command_line(self, pid: int) -> str | None:
         for ancestor in self._line(pid):
