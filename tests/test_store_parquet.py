@@ -257,7 +257,8 @@ def test_a_second_build_replaces_the_first_and_leaves_no_scraps(run: RunDir) -> 
     (run.path / "tick.parquet.part").write_bytes(b"left by a build that was killed")
     spool(run, tick(2))
     assert parquet.build(run).rows == {"tick": 2}
-    assert sorted(p.name for p in run.path.iterdir()) == ["spool", "tick.parquet"]
+    files = ["request.parquet", "spool", "tick.parquet"]
+    assert sorted(p.name for p in run.path.iterdir()) == files
 
 
 def test_a_build_that_cannot_write_says_so_and_leaves_the_old_file(run: RunDir) -> None:

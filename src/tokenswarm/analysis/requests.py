@@ -51,21 +51,15 @@ class Requests:
     http_status: Floats
     error_kind: Texts
     slo_ok: Floats
+    waited_until: Floats
+    """When the wait for the first token was over: its arrival, or the end without one."""
+    wait: Floats
+    """Seconds from sent to first token, or to the end where none came."""
     groups: dict[tuple[str, str], Ints]
     """(target, model) -> indices of its requests, in order of t_sent."""
 
     def __len__(self) -> int:
         return len(self.row)
-
-    @property
-    def waited_until(self) -> Floats:
-        """When the wait for the first token was over: its arrival, or the end without one."""
-        return np.where(np.isnan(self.t_first), self.t_end, self.t_first)
-
-    @property
-    def wait(self) -> Floats:
-        """Seconds from sent to first token, or to the end where none came."""
-        return self.waited_until - self.t_sent
 
 
 def requests(columns: Columns) -> Requests:
@@ -80,6 +74,8 @@ def requests(columns: Columns) -> Requests:
         return texts(columns, name)[row]
 
     model, target, status = s("model"), s("target"), s("status")
+    first, end = f("t_first_token_s"), f("t_end_s")
+    until = np.where(np.isnan(first), end, first)
     return Requests(
         row=row,
         time_ns=np.asarray(columns["time_ns"], dtype=np.int64)[row],
@@ -92,9 +88,9 @@ def requests(columns: Columns) -> Requests:
         id=s("id"),
         t_intended=f("t_intended_s"),
         t_sent=sent[row],
-        t_first=f("t_first_token_s"),
+        t_first=first,
         t_last=f("t_last_token_s"),
-        t_end=f("t_end_s"),
+        t_end=end,
         ttft=f("ttft_s"),
         ttft_user=f("ttft_user_s"),
         e2e=f("e2e_s"),
@@ -110,6 +106,8 @@ def requests(columns: Columns) -> Requests:
         http_status=f("http_status"),
         error_kind=s("error_kind"),
         slo_ok=f("slo_ok"),
+        waited_until=until,
+        wait=until - sent[row],
         groups=grouped(target, model),
     )
 

@@ -82,6 +82,8 @@ def connect(scratch: Path | None = None, memory: str = "512MB") -> duckdb.DuckDB
 def build(run: RunDir) -> BuildReport:
     """Write every measurement in the spool as Parquet, each file replaced in one step.
 
+    One without rows gets no file, but for request: whoever looks into a run that was stopped
+    before its first request finds that it has none.
     SpoolError when DuckDB or the disk fails; files that were there before are whole then.
     """
     began = time.perf_counter()
@@ -96,6 +98,9 @@ def build(run: RunDir) -> BuildReport:
                 else:
                     refused_rows[f"unknown measurement {name[:60]!r}"] += len(taken)
         rows = {name: table.write(run) for name, table in tables.items() if table.flush()}
+        if reader.sources and "request" not in rows:
+            tables["request"].create()
+            tables["request"].write(run)
     refused_values: Counter[str] = Counter()
     for table in tables.values():
         refused_rows += table.refused_rows
@@ -273,6 +278,12 @@ class _Table:
         self._inserter.wait()
         return self._created
 
+    def create(self) -> None:
+        """Make the table, unless it is there."""
+        if not self._created:
+            self._con.execute(f'CREATE TABLE "{self.name}" ({_declared(self._kinds)})')
+            self._created = True
+
     def write(self, run: RunDir) -> int:
         """Write the file, in order of time, and drop the table; the number of rows."""
         path = run.parquet(self.name)
@@ -347,9 +358,7 @@ class _Table:
         self._inserter.put(lambda: self._store(arrays, select, parameters))
 
     def _store(self, arrays: dict[str, NDArray[Any]], select: str, parameters: list[Any]) -> None:
-        if not self._created:
-            self._con.execute(f'CREATE TABLE "{self.name}" ({_declared(self._kinds)})')
-            self._created = True
+        self.create()
         self._con.register("arrays", arrays)
         self._con.execute(f'INSERT INTO "{self.name}" {select}', parameters)
         self._con.unregister("arrays")
