@@ -46,7 +46,16 @@ class Coldstart:
 
     @property
     def window(self) -> Window:
-        return Window(*self.key, self.t0_s, self.t4_s, self.trigger)
+        began = self.born_s - SLACK_S if np.isfinite(self.born_s) else self.t0_s
+        return Window(*self.key, self.t0_s, self.t4_s, self.trigger, began)
+
+    @property
+    def born_s(self) -> float:
+        """When its load showed itself; NaN when nothing did."""
+        gpu, move = self.arrival.gpu, self.arrival.move
+        if gpu and gpu.came and gpu.birth_s is not None:
+            return gpu.birth_s
+        return move.start_s if move else np.nan
 
 
 def coldstarts(

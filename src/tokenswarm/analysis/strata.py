@@ -1,10 +1,11 @@
 """Who paid for a model coming in: one stratum for every request.
 
 swap_trigger: the earliest request for the model that comes in. swap_waiter: other requests for
-it sent in [t0, t4]. swap_collateral: a request for another model that overlaps [t0, t4] and
-whose wait for the first token, or longest stall, exceeds max(50 ms, 3 x that model's warm P99
-of the same). warm: all others. The words hold for a cold start that displaced nobody as well.
-Where one request fits several, the first of this order wins.
+it sent in [t0, t4], but not one that was still served before the load began. swap_collateral: a
+request for another model that overlaps [t0, t4] and whose wait for the first token, or longest
+stall, exceeds max(50 ms, 3 x that model's warm P99 of the same). warm: all others. The words hold
+for a cold start that displaced nobody as well. Where one request fits several, the first of this
+order wins.
 
 The warm P99 is taken over ok requests that are neither trigger nor waiter and overlap no
 [t0, t4]; a model without any is judged by its lower quartile over ok requests that are neither
@@ -26,13 +27,15 @@ FACTOR = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One model coming in, as far as strata care: [t0, t4] and the index of its trigger."""
+    """One model coming in, as far as strata care: [t0, t4], the index of its trigger, and when
+    its load began (whoever had a first token by then waited for nothing)."""
 
     target: str
     model: str
     t0_s: float
     t4_s: float
     trigger: int
+    began_s: float = -np.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def _sent_within(requests: Requests, w: Window) -> Ints:
     )
     near = np.arange(lo, hi, dtype=np.int64)
     mine = (requests.model[near] == w.model) & (requests.target[near] == w.target)
-    return near[np.asarray(mine, dtype=np.bool_)]
+    waited = ~(requests.t_first[near] < w.began_s)
+    return near[np.asarray(mine & waited, dtype=np.bool_)]
 
 
 def _collateral(requests: Requests, windows: Sequence[Window], name: Texts, event: Ints) -> None:

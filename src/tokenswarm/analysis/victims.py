@@ -203,7 +203,7 @@ def _turns(starts: Sequence[Coldstart], lone: set[str]) -> _Turns:
     (whoever is in the queue has not evicted anybody yet), until its own load begins. Where
     nothing shows that: until half of the shortest time that the model ever took before t4."""
     open_s = np.array([c.t0_s for c in starts], dtype=np.float64)
-    born = np.array([_born(c) for c in starts], dtype=np.float64)
+    born = np.array([c.born_s for c in starts], dtype=np.float64)
     order = sorted(range(len(starts)), key=lambda k: starts[k].t4_s)
     done: dict[str, float] = {}
     for k in order:
@@ -223,14 +223,6 @@ def _turns(starts: Sequence[Coldstart], lone: set[str]) -> _Turns:
         shut_s=np.where(np.isnan(born), late, born),
         exact=(~np.isnan(born)).astype(np.float64),
     )
-
-
-def _born(c: Coldstart) -> float:
-    """When its load showed itself; NaN when nothing did."""
-    gpu, move = c.arrival.gpu, c.arrival.move
-    if gpu and gpu.came and gpu.birth_s is not None:
-        return gpu.birth_s
-    return move.start_s if move else np.nan
 
 
 def _done(c: Coldstart) -> float:
@@ -296,7 +288,7 @@ def _reloads(c: Coldstart, stay: Stay) -> bool:
         return False
     if stay in (c.arrival.engine, c.arrival.gpu):
         return False
-    begun = _born(c)
+    begun = c.born_s
     begun = c.t4_s if np.isnan(begun) else begun
     return c.t0_s <= stay.end_s <= begun + SLACK_S and stay.start_s < begun
 
