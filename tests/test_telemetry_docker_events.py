@@ -7,7 +7,7 @@ import pytest
 
 from tokenswarm.telemetry.container import LABELS, Container, inspected
 from tokenswarm.telemetry.docker_events import Event, Watch, event_in
-from tokenswarm.telemetry.docker_link import Use, use_in
+from tokenswarm.telemetry.docker_stats import Use, use_in
 
 ID = "ab" * 32
 LABEL = {"tokenswarm.model": "tiny"}

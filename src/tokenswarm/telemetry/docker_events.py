@@ -14,7 +14,8 @@ from tokenswarm.store.row import Monotonic
 from tokenswarm.store.schema import CONTAINER
 from tokenswarm.telemetry.config import Containers
 from tokenswarm.telemetry.container import LABELS, Container, inspected, labelled
-from tokenswarm.telemetry.docker_link import Link, LinkLost, Use, thing, whole
+from tokenswarm.telemetry.docker_link import Link, LinkLost, thing, whole
+from tokenswarm.telemetry.docker_stats import Taken, Uses
 from tokenswarm.telemetry.feed import Outbox
 from tokenswarm.telemetry.row import Pair, row
 
@@ -56,76 +57,100 @@ class ContainerFeed:
         self._tags = {"run_id": run_id, "host": host}
         self._stamp = Monotonic()
         self._watch = Watch(LABELS if config.label is None else (config.label,))
-        self._used: dict[str, tuple[float, float]] = {}
-        self._stats_due_s = 0.0
 
     def run(self, stop: threading.Event, out: Outbox) -> None:
-        link: Link | None = None
+        watching: _Watching | None = None
         wait_s, again_s = BACK_OFF_S[0], 0.0
         try:
             for _ in out.ticks(LOOK_S, stop):
                 try:
-                    if link is not None:
-                        self._look(link, out)
+                    if watching is not None:
+                        self._look(watching, out)
                     elif time.monotonic() >= again_s:
-                        link = Link(self._config.url)
-                        self._put(out, self._watch.catch_up(link.containers()))
+                        watching = _Watching(self._config, self._watch)
+                        self._put(out, watching.found)
                         wait_s = BACK_OFF_S[0]
                 except LinkLost as e:
                     out.note(str(e))
-                    if link is not None:
-                        link.close()
-                    link = None
+                    if watching is not None:
+                        watching.close()
+                    watching = None
                     again_s, wait_s = time.monotonic() + wait_s, min(2 * wait_s, BACK_OFF_S[1])
         finally:
-            if link is not None:
-                link.close()
+            if watching is not None:
+                watching.close()
 
-    def _look(self, link: Link, out: Outbox) -> None:
-        """What has happened since the last look, and the use where it is due; that with the time
-        from before the events were taken, so that none that comes next is earlier."""
-        looked_s = time.perf_counter()
-        for answer in link.events():
-            event = event_in(answer)
-            if event is not None:
-                self._put(out, self._watch.take(event, link.inspect))
-        if self._config.stats_interval_s is None or time.monotonic() < self._stats_due_s:
-            return
-        self._stats_due_s = time.monotonic() + self._config.stats_interval_s
-        for container in self._watch.running:
-            use = link.use(container)
-            if use is not None and use.memory_used_bytes is not None:
-                out.put([self._use_row(container, use, looked_s)])
+    def _look(self, watching: "_Watching", out: Outbox) -> None:
+        """What has happened since the last look."""
+        taken = watching.taken(out.note)
+        events = [
+            told
+            for answer in watching.link.events()
+            if (event := event_in(answer)) is not None
+            for told in self._watch.take(event, watching.link.inspect)
+        ]
+        self._put(out, events, taken)
 
-    def _put(self, out: Outbox, events: Iterable[Event]) -> None:
+    def _put(self, out: Outbox, events: Iterable[Event], taken: Iterable[Taken] = ()) -> None:
+        """Rows in time's order."""
         # Docker runs on this host: what moves our wall clock onto the run's moves its as well
         moved_ns = self._clock.unix(time.perf_counter()) - time.time_ns()
-        out.put(
-            [
-                self._row(e.container, e.unix_ns + moved_ns, event=e.event, exit_code=e.exit_code)
-                for e in events
-            ]
-        )
+        found = [(e.unix_ns + moved_ns, e.container, _of_event(e)) for e in events]
+        found += [(self._clock.unix(t.at_s), t.container, _of_use(t)) for t in taken]
+        found.sort(key=lambda one: one[0])
+        out.put([self._row(*one) for one in found])
 
-    def _use_row(self, container: Container, use: Use, looked_s: float) -> Pair:
-        now_s = time.perf_counter()
-        then_s, cpu_then_s = self._used.get(container.id, (now_s, 0.0))
-        cpu_s = use.cpu_s
-        if cpu_s is not None:
-            self._used[container.id] = now_s, cpu_s
-        known = cpu_s is not None and now_s > then_s and cpu_s >= cpu_then_s
-        return self._row(
-            container, self._clock.unix(looked_s), event="stats",
-            cpu_ratio=((cpu_s or 0.0) - cpu_then_s) / (now_s - then_s) if known else None,
-            memory_used_bytes=use.memory_used_bytes, page_cache_bytes=use.page_cache_bytes,
-            memory_limit_bytes=use.memory_limit_bytes, disk_read_bytes=use.disk_read_bytes,
-        )  # fmt: skip
-
-    def _row(self, container: Container, unix_ns: int, **values: Any) -> Pair:
+    def _row(self, unix_ns: int, container: Container, values: Mapping[str, Any]) -> Pair:
         return row(
             CONTAINER, self._stamp(unix_ns), **self._tags, container=slug(container.name),
             target=container.target, model=container.model, **values,
         )  # fmt: skip
+
+
+class _Watching:
+    """One connection's life: the events come first, then what they cannot tell is asked for."""
+
+    def __init__(self, config: Containers, watch: "Watch"):
+        self.link = Link(config.url)
+        self._uses: Uses | None = None
+        try:
+            self.found = watch.catch_up(self.link.containers())
+        except LinkLost:
+            self.link.close()
+            raise
+        if config.stats_interval_s is not None:
+            self._uses = Uses(self.link, lambda: watch.running, config.stats_interval_s)
+
+    def taken(self, note: Callable[[str], None]) -> list[Taken]:
+        """What was used; a failure to tell ends that alone."""
+        if self._uses is None:
+            return []
+        found = list(self._uses.taken())
+        if self._uses.failure is not None:
+            note(self._uses.failure)
+            self._uses = None
+        return found
+
+    def close(self) -> None:
+        if self._uses is not None:
+            self._uses.close()
+        self.link.close()
+
+
+def _of_event(event: Event) -> dict[str, Any]:
+    return {"event": event.event, "exit_code": event.exit_code}
+
+
+def _of_use(taken: Taken) -> dict[str, Any]:
+    use = taken.use
+    return {
+        "event": "stats",
+        "cpu_ratio": taken.cpu_ratio,
+        "memory_used_bytes": use.memory_used_bytes,
+        "page_cache_bytes": use.page_cache_bytes,
+        "memory_limit_bytes": use.memory_limit_bytes,
+        "disk_read_bytes": use.disk_read_bytes,
+    }
 
 
 class Watch:

@@ -5,12 +5,10 @@ Everything that Docker answers is data: what has another shape than expected is 
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
-
-from tokenswarm.telemetry.container import DOCKER_URL, Container, docker_client
+from tokenswarm.telemetry.container import DOCKER_URL, docker_client
 
 TIMEOUT_S = 2.0
 JOIN_S = 5.0
@@ -19,16 +17,6 @@ MAX_TEXT = 200
 
 class LinkLost(Exception):
     """Docker cannot be asked, or not any more. The text says why, and the way out."""
-
-
-class Use(msgspec.Struct, frozen=True):
-    """What a container uses. None for what Docker does not say."""
-
-    cpu_s: float | None = None
-    memory_used_bytes: int | None = None
-    page_cache_bytes: int | None = None
-    memory_limit_bytes: int | None = None
-    disk_read_bytes: int | None = None
 
 
 class Link:
@@ -79,10 +67,10 @@ class Link:
         found = self._ask(self._client.inspect_container, container_id)
         return found if isinstance(found, dict) else None
 
-    def use(self, container: Container) -> Use | None:
-        """None for a container that does not run any more."""
-        found = self._ask(self._client.stats, container.id, stream=False, one_shot=True)
-        return use_in(found) if isinstance(found, dict) else None
+    def stats(self, container_id: str) -> dict[str, Any] | None:
+        """Docker's figures of a container; None for one that is no more. May take a second."""
+        found = self._ask(self._client.stats, container_id, stream=False, one_shot=True)
+        return found if isinstance(found, dict) else None
 
     def _open(self, timeout_s: float) -> None:
         self._client = docker_client(self.url, timeout_s)
@@ -119,35 +107,6 @@ class Link:
                 f"Docker at {self.url} does not answer ({_shortly(e)}): is it running, and may "
                 "this user open its socket?"
             ) from None
-
-
-def use_in(answer: Mapping[str, Any]) -> Use:
-    """The figures in an answer of `GET /containers/ID/stats`, of cgroup v1 or v2."""
-    cpu = thing(thing(answer.get("cpu_stats")).get("cpu_usage"))
-    memory = thing(answer.get("memory_stats"))
-    details = thing(memory.get("stats"))
-    used, cpu_ns = whole(memory.get("usage")), whole(cpu.get("total_usage"))
-    droppable = _first(details, "total_inactive_file", "inactive_file")
-    return Use(
-        cpu_s=None if used is None or cpu_ns is None else cpu_ns / 1e9,
-        memory_used_bytes=None if used is None else max(0, used - (droppable or 0)),
-        page_cache_bytes=_first(details, "total_cache", "file"),
-        memory_limit_bytes=whole(memory.get("limit")),
-        disk_read_bytes=_read_bytes(thing(answer.get("blkio_stats"))),
-    )
-
-
-def _read_bytes(blkio: Mapping[str, Any]) -> int | None:
-    entries = blkio.get("io_service_bytes_recursive")
-    if not isinstance(entries, list):
-        return None  # nothing was read yet, or the kernel does not count
-    reads = (e for e in map(thing, entries) if str(e.get("op")).lower() == "read")
-    return sum(whole(e.get("value")) or 0 for e in reads)
-
-
-def _first(details: Mapping[str, Any], *names: str) -> int | None:
-    found = (whole(details.get(name)) for name in names)
-    return next((value for value in found if value is not None), None)
 
 
 def thing(value: object) -> dict[str, Any]:
