@@ -96,8 +96,7 @@ def test_what_is_not_alike_is_named(runs: list[Path], tmp_path: Path) -> None:
 
 def test_few_requests_are_too_few_to_tell_and_none_are_nothing(tmp_path: Path) -> None:
     few = small(*(request("tinyllama", float(i), 0.1 + i / 100) for i in range(12)))
-    paths = [write_run(tmp_path / n, few).path for n in "ab"]
-    c = compared(*paths)
+    c = compared(write_run(tmp_path / "a", few).path, write_run(tmp_path / "b", few).path)
     assert found(c, "tinyllama", "all", "ttft_s.p50").says == "noise"
     assert found(c, "tinyllama", "all", "ttft_s.p95").says == "too_few"
     d = found(c, "", "all", "swaps.latency_s.p50")

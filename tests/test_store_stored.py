@@ -1,6 +1,7 @@
 """Columns read one at a time are those that are read at once."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from tokenswarm.store.spool import Writer
 from tokenswarm.store.stored import FEW, Stored
 
 
-def plain(values: object) -> list[object]:
-    array = np.ma.asarray(values)
+def plain(values: Any) -> list[Any]:
+    array: Any = np.ma.asarray(values)
     return [
         None if m else v
         for v, m in zip(array.data.tolist(), np.ma.getmaskarray(array), strict=True)
@@ -102,7 +103,11 @@ def test_columns_of_another_schema_are_refused(
 
 def test_missing_numbers_in_columns_stay_missing(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "20261122t163015z-k3f9qa")
-    columns = {"time_ns": np.arange(2), "interval_s": np.array([np.nan, 1.0]), "model": "m"}
+    columns: dict[str, Any] = {
+        "time_ns": np.arange(2),
+        "interval_s": np.array([np.nan, 1.0]),
+        "model": "m",
+    }
     assert parquet.write_columns(run, "tick", columns, 2, "analysis") == 2
     found = parquet.read(run, "tick")
     assert plain(found["interval_s"]) == [None, 1.0]
