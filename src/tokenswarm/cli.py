@@ -263,6 +263,25 @@ def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: 
                       quiet=quiet))  # fmt: skip
 
 
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--delay", "delay_s", type=click.FloatRange(0), default=30.0, show_default=True,
+              metavar="S", help="Seal what ended so long ago.")  # fmt: skip
+@click.option("--step", "step_s", type=click.FloatRange(0.1), default=2.0, show_default=True,
+              metavar="S", help="Seconds between two looks.")  # fmt: skip
+def watch(run_dir: Path, delay_s: float, step_s: float) -> None:
+    """Follow a run: print each cold start and swap once it is sealed, one JSON object a line.
+
+    Rows of swap and request_stratum go to RUN_DIR/watch, each once. Ends with the run.
+
+    \b
+    tokenswarm watch runs/20261122t163015z-k3f9qa --delay 15
+    """
+    from tokenswarm.command import run_watch
+
+    run_watch(run_dir, delay_s, step_s)
+
+
 @main.command(epilog="Exit codes: 0 the same, 1 something differs, 2 usage or no answer.")
 @click.argument("path", type=click.Path(path_type=Path), metavar="RUN_DIR_OR_SPOOL")
 @_influx_options

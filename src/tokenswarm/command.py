@@ -217,6 +217,20 @@ def run_agent(kind: str, config: Path | None, given: dict[str, str | None]) -> N
     serve(settings_of(KINDS[kind], config, given))
 
 
+def run_watch(run_dir: Path, delay_s: float, step_s: float) -> None:
+    """Follow the run in `run_dir` to its end, its events as JSON lines on stdout."""
+    import msgspec
+
+    from tokenswarm.analysis.watch import follow
+    from tokenswarm.store.rundir import RunDir
+
+    def tell(event: object) -> None:
+        print(msgspec.json.encode(event).decode(), flush=True)
+
+    rows = follow(RunDir.open(run_dir), tell, delay_s, step_s)
+    sys.stderr.write(f"tokenswarm watch: {rows} rows in {run_dir / 'watch'}\n")
+
+
 def run_verify(path: Path, where: "Database") -> int:
     """Print files and database side by side; 0 when they are the same, else 1."""
     from tokenswarm.store.verify import table, verify
