@@ -115,6 +115,7 @@ def test_a_run_against_another_network_loses_no_row_while_the_cable_is_out(tmp_p
     assert max(g["vram_used_bytes"] for g in gpu) > min(g["vram_used_bytes"] for g in gpu)
     assert {r["state"] for r in residency} >= {"absent", "resident"}
     assert list(manifest.clocks) == [f"agent {FAR_IP}:7070"]
+    assert manifest.telemetry["gpus"][f"agent {FAR_IP}:7070"]["kind"] == "sim"
     assert TOKEN not in said + run.manifest.read_text() + run.report.read_text()
     assert TOKEN not in agent.errors.read_text()
 

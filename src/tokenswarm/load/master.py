@@ -351,9 +351,10 @@ class Master:
             run.manifest.routes.update(ended.routes)
             run.manifest.clocks.update(ended.clocks)
             run.manifest.notes += ended.notes
-            run.manifest.clock_offsets_ns = {
-                name: clock.first.offset_ns for name, clock in run.manifest.clocks.items()
-            }
+            run.manifest.telemetry["gpus"] = ended.gpus
+        run.manifest.clock_offsets_ns = {
+            name: clock.first.offset_ns for name, clock in run.manifest.clocks.items()
+        }
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
         options = self._options

@@ -18,12 +18,13 @@ END_S = 10.0
 @dataclass(frozen=True, slots=True)
 class SamplerEnd:
     """What the sampler said at its end: rows written by source, remarks for the manifest, which
-    sources came from which agent, and how the agents' clocks stood."""
+    sources came from which agent, how the agents' clocks stood, and what each one's GPUs are."""
 
     rows: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     routes: dict[str, str] = field(default_factory=dict)
     clocks: dict[str, Clocks] = field(default_factory=dict)
+    gpus: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class SamplerProcess:
@@ -61,6 +62,7 @@ def _last_word(said: bytes, status: int) -> SamplerEnd:
             [f"sampler: {n}" for n in last.notes],
             {s: name for name, agent in last.agents.items() for s in agent.sources},
             {name: a.clocks for name, a in last.agents.items() if a.clocks is not None},
+            {"sampler": last.gpu} | {name: a.gpu for name, a in last.agents.items()},
         )
     except (IndexError, msgspec.MsgspecError):
         return SamplerEnd(notes=[f"the sampler ended early (exit status {status})"])

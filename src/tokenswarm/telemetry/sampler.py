@@ -60,10 +60,12 @@ class AgentsWord(msgspec.Struct, frozen=True):
 
 
 class LastWord(msgspec.Struct, frozen=True):
-    """What a sampler says at its end: rows of each source, what went wrong, what agents gave."""
+    """What a sampler says at its end: rows of each source, what went wrong, the GPUs that it read
+    itself, what agents gave."""
 
     ended: dict[str, int]
     notes: list[str]
+    gpu: dict[str, Any] = {}
     agents: dict[str, AgentsWord] = {}
 
 
@@ -82,6 +84,7 @@ class Sampler:
         self.note = Remarks()
         self.subscribers: list[Subscriber] = []
         self.ended: dict[str, int] = {}
+        self.gpu: dict[str, Any] = {}  # what its reader says of itself
 
     @property
     def notes(self) -> list[str]:
@@ -93,18 +96,18 @@ class Sampler:
 
     def start(self) -> dict[str, Any]:
         """Start the threads; the value says what is read and into which sources."""
-        found, about = feeds(self._config, self._clock, self.note)
+        found, self.gpu = feeds(self._config, self._clock, self.note)
         for feed in found:
             self.spawn(feed)
         self._subscribe()
         if self._config.health and found:
             self.spawn(HealthFeed(self._healths, self._config, self._clock))
-        return {"gpu": about, "sources": self.sources}
+        return {"gpu": self.gpu, "sources": self.sources}
 
     def last_word(self) -> LastWord:
         """What to tell after `stop`."""
         agents = {s.name: AgentsWord(list(s.rows), s.gpu, s.clocks) for s in self.subscribers}
-        return LastWord(self.ended, self.notes, agents)
+        return LastWord(self.ended, self.notes, self.gpu, agents)
 
     def spawn(self, feed: Feed) -> None:
         """Give `feed` a thread and a source."""

@@ -13,7 +13,7 @@ from tokenswarm.telemetry.session import Session
 from tokenswarm.telemetry.token import proof, same
 
 GREET_S = 5.0
-LOOK_S = 0.1
+LOOK_S = 0.25
 WINDOW_FRAMES = 64
 
 
