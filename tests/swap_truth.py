@@ -165,6 +165,22 @@ class Totals:
             for name in ("kind", "outcome")
         }
 
+    def shortfalls(self) -> list[str]:
+        """What is not as it has to be."""
+        said = [p.problem for p in self.played if p.problem]
+        figures = (
+            ("recall", self.recall, 1.0),
+            ("precision", self.precision, 1.0),
+            ("confirmed or probable", self.evident, 0.95),
+            ("strata agree", self.strata, 0.999),
+        )
+        said += [f"{name}: {value:.4f}, not {least}" for name, value, least in figures
+                 if value < least]  # fmt: skip
+        for (mark, side), (n, error_s, ratio) in self.marks().items():
+            if ratio > 1:
+                said.append(f"{mark} from the {side}: {error_s * 1e3:.1f} ms at P95 of {n}")
+        return said
+
     def marks(self) -> dict[tuple[str, str], tuple[int, float, float]]:
         """By mark and side: how many, P95 of the error in seconds, P95 of error / precision."""
         errors: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -344,7 +360,9 @@ def main() -> int:
     print(table(totals))
     if args.write:
         args.write.write_text(page(totals))
-    return 0 if all(p.good for p in totals.played) else 1
+    short = totals.shortfalls()
+    print("\n".join(short) or "as it has to be")
+    return 1 if short else 0
 
 
 if __name__ == "__main__":
