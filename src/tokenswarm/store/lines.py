@@ -23,7 +23,6 @@ from tokenswarm.store.schema import MEASUREMENTS, Kind, Measurement
 
 # few enough rows that all strings of a piece stay in the processor's cache
 PIECE_ROWS = 500
-
 _NONE = type(None)
 _TYPES: dict[Kind, set[type]] = {
     "float": {float, _NONE}, "int": {int, _NONE}, "bool": {bool, _NONE}, "str": {str, _NONE},
@@ -86,7 +85,7 @@ class Encoder:
         if not (columns := self._columns(rows, encoded)):
             return b""
         heads = list(map(self._heads.__getitem__, zip(*columns[self._tags], strict=True)))
-        times = _json(columns[0])[1:-1].split(b",")
+        times = (b" " + _json(columns[0])[1:-1].replace(b",", b"\n\0 ") + b"\n").split(b"\0")
         cells = [_cells(f.kind, f",{f.name}=".encode(), columns[i]) for i, f in self.fields]
         same = b"".join(c for c in cells if isinstance(c, bytes))
         parts = [c for c in cells if isinstance(c, list)]
@@ -104,7 +103,7 @@ class Encoder:
         """Lines of which no field is in all: some may have none at all."""
         bodies = map(b"".join, zip(*parts, strict=True))
         lines = [
-            b"%b %b %b\n" % (head, body[1:], time)
+            b"%b %b%b" % (head, body[1:], time)
             for head, body, time in zip(heads, bodies, times, strict=False)
             if body
         ]
@@ -182,15 +181,15 @@ def _flat(text: str, backslash: str = "\\") -> str:
 def _cells(kind: Kind, key: bytes, values: Values) -> list[bytes] | bytes:
     """`values`, each behind `key`, or empty where missing; one text when it is the same in every
     row, and empty when there is no value at all."""
-    first = values[0]
-    if first is None and values.count(None) == len(values):
+    if values[0] is None and values.count(None) == len(values):
         return b""
     types = set(map(type, values))
     if not types <= _TYPES[kind] or (kind == "int" and _largest(values, types) not in INT64):
         values = held(kind, values)
         types = set(map(type, values))
-    if len(types) == 1 and values[-1] == values[0] and values.count(values[0]) == len(values):
-        return b"" if values[0] is None else _some(kind, key, values[:1], types)[0]
+    first = values[0]
+    if values[-1] == first and len(types) == 1 and values.count(first) == len(values):
+        return b"" if first is None else _some(kind, key, [first], types)[0]
     return _some(kind, key, values, types)
 
 
@@ -233,15 +232,13 @@ def _strings(key: bytes, values: Values, types: set[type]) -> list[bytes]:
 
 def _woven(heads: list[bytes], same: bytes, parts: list[list[bytes]], times: list[bytes]) -> bytes:
     """Columns of texts as lines: one string to join for all rows, cell by cell. `same` are the
-    fields that are the same in every row."""
-    width, rows = len(parts) + 5, len(heads)
+    fields that are the same in every row, `times` have their space and line end."""
+    width, rows = len(parts) + 3, len(heads)
     cells = [same] * (width * rows)
     cells[0::width] = heads
     for i, part in enumerate(parts, 2):
         cells[i::width] = part
-    cells[width - 3 :: width] = [b" "] * rows
-    cells[width - 2 :: width] = times
-    cells[width - 1 :: width] = [b"\n"] * rows
+    cells[width - 1 :: width] = times
     return b"".join(cells)
 
 

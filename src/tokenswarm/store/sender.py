@@ -110,6 +110,45 @@ class Batch:
         return middle
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one source from `first_seq` on, as lines; `rows` gives the rows themselves again."""
+
+    source: str
+    first_seq: int
+    count: int
+    encoded: Encoded
+    rows: Callable[[], list[Pair]]
+
+
+@dataclass(slots=True)
+class Pieces:
+    """What is to be sent together. Rows become lines while they are in the processor's cache, and
+    are looked at again only when the database has something against a line."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.count += piece.count
+
+    def lines(self) -> Encoded:
+        """All lines together."""
+        encoded = Encoded(b"".join(p.encoded.text for p in self.pieces))
+        for p in self.pieces:
+            encoded.lines += p.encoded.lines
+            encoded.left_out += p.encoded.left_out
+        return encoded
+
+    def batch(self) -> Batch:
+        """The rows."""
+        batch = Batch()
+        for p in self.pieces:
+            batch.add(p.source, p.first_seq, p.rows())
+        return batch
+
+
 class Sender:
     """Sends batches to one database; `size` is how many rows are in one now: half as many when the
     database finds it too large or takes too long, more again while all goes well."""
@@ -132,19 +171,38 @@ class Sender:
         self._failures = 0
         self._endpoint: Endpoint | None = None
 
-    def send(self, batch: Batch, counts: Counts) -> None:
+    def send(self, pieces: Pieces, counts: Counts) -> None:
         """Bring every row there or into quarantine; counted in `counts`.
 
         GaveUpError: no time is left. UsageError: the database will not have us (a wrong token).
         SpoolError: too many refused lines. In all three cases the batch is to be sent again.
         """
+        part = Pieces()
+        for piece in pieces.pieces:
+            if part.pieces and part.count + piece.count > self.size:
+                self._send_part(part, counts)
+                part = Pieces()
+            part.add(piece)
+        self._send_part(part, counts)
+
+    def _send_part(self, part: Pieces, counts: Counts) -> None:
+        """Send all of it at once, and row by row when that is too much or not taken."""
+        answer = None
+        if part.count <= self.size:
+            encoded = part.lines()
+            answer = self._ask(encoded)
+            if answer.what == "written":
+                _count(counts, encoded)
+                return
+        batch = part.batch()
         ranges = [(0, len(batch.pairs))]
         while ranges:
             lo, hi = ranges.pop()
-            if hi - lo > self.size:
+            if answer is None and hi - lo > self.size:
                 ranges.append((lo + self.size, hi))
                 hi = lo + self.size
-            ranges += reversed(self._deliver(batch, lo, hi, counts))
+            ranges += reversed(self._deliver(batch, lo, hi, counts, answer))
+            answer = None
 
     def delete(self, measurement: str, run_id: str) -> None:
         """Delete a run's rows of `measurement`, as far as the database can; what it cannot is
@@ -158,16 +216,23 @@ class Sender:
             self._endpoint.close()
             self._endpoint = None
 
-    def _deliver(self, batch: Batch, lo: int, hi: int, counts: Counts) -> list[tuple[int, int]]:
-        """Send rows `lo` to `hi`; what is to be sent again, in smaller batches."""
-        encoded = encode(batch.pairs[lo:hi])
+    def _ask(self, encoded: Encoded) -> Answer:
+        """Send these lines, once; nothing to send is written already."""
         if not encoded.lines:
-            _count(counts, encoded)
-            return []
-        body = gzipped(encoded.text)
-        answer = self._write(body)
+            return Answer("written")
+        answer = self._write(gzipped(encoded.text))
         if answer.what == "written":
-            self._grow()
+            self.size = min(self._most, self.size * 5 // 4 + 1)
+        return answer
+
+    def _deliver(
+        self, batch: Batch, lo: int, hi: int, counts: Counts, answer: Answer | None
+    ) -> list[tuple[int, int]]:
+        """Send rows `lo` to `hi`, unless there is an `answer` already; what is to be sent again,
+        in smaller batches."""
+        encoded = encode(batch.pairs[lo:hi])
+        answer = answer or self._ask(encoded)
+        if answer.what == "written":
             _count(counts, encoded)
             return []
         if answer.what == "refused" and answer.dropped == encoded.lines.total():
@@ -183,7 +248,7 @@ class Sender:
         if answer.what == "too_slow":
             return [(lo, hi)]
         # a line on its own is asked about twice: what refused it may have been on the way there
-        again = self._write(body)
+        again = self._write(gzipped(encoded.text))
         if again.what == "written":
             _count(counts, encoded)
         elif again.what in ("refused", "too_large"):
@@ -229,9 +294,6 @@ class Sender:
         self._failures += 1
         self.retries += 1
         self._patience.pause(max(random.uniform(0, ceiling), answer.retry_after_s or 0.0))
-
-    def _grow(self) -> None:
-        self.size = min(self._most, self.size * 5 // 4 + 1)
 
     def _refuse(self, batch: Batch, lo: int, hi: int, reason: str, counts: Counts) -> None:
         for i in range(lo, hi):

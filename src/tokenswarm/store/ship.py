@@ -13,11 +13,12 @@ import msgspec
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.store import derived
 from tokenswarm.store.cursor import Counts, Cursor, Place, add
-from tokenswarm.store.frame import Frame
+from tokenswarm.store.frame import Frame, Pair
 from tokenswarm.store.influx import Database
+from tokenswarm.store.lines import encode
 from tokenswarm.store.quarantine import Quarantine
 from tokenswarm.store.rundir import RunDir
-from tokenswarm.store.sender import Batch, GaveUpError, Patience, Sender
+from tokenswarm.store.sender import GaveUpError, Patience, Piece, Pieces, Sender
 from tokenswarm.store.settling import SETTLE_S, Settling, life_of
 from tokenswarm.store.spool import follow, segments
 
@@ -151,15 +152,15 @@ class Shipper:
 
     def _pass(self) -> bool:
         """Ship what is in the spool now; False when some of it is to be sent again."""
-        batch, counts = Batch(), Counts()
+        batch, counts = Pieces(), Counts()
         for frame in follow(self._spool, self._position):
             if self._oldest_unix_ns is None:
                 self._oldest_unix_ns = frame.created_unix_ns
             _take(batch, frame, counts)
-            if len(batch.pairs) >= self._sender.size:
+            if batch.count >= self._sender.size:
                 if not self._flush(batch, counts):
                     return False
-                batch, counts = Batch(), Counts()
+                batch, counts = Pieces(), Counts()
         return self._flush(batch, counts)
 
     def _derived(self) -> bool:
@@ -177,8 +178,8 @@ class Shipper:
             self._begun(made.measurement)
             counts = Counts()
             for first_seq, pairs in made.pieces():
-                batch = Batch()
-                batch.add(derived.SOURCE, first_seq, pairs)
+                batch = Pieces()
+                batch.add(_piece(derived.SOURCE, first_seq, pairs))
                 counts.read += len(pairs)
                 self._sender.send(batch, counts)
             add(self._cursor.counts, counts)
@@ -195,11 +196,11 @@ class Shipper:
             cursor.derived[measurement] = ""
         self._place.write(kept)
 
-    def _flush(self, batch: Batch, counts: Counts) -> bool:
+    def _flush(self, batch: Pieces, counts: Counts) -> bool:
         """Send, and only then move the cursor; False when some of it is to be sent again."""
-        if batch.pairs:
+        if batch.pieces:
             self._sender.send(batch, counts)
-        if batch.pairs or counts.unreadable_frames:
+        if batch.pieces or counts.unreadable_frames:
             self._cursor.move(self._position)
             add(self._cursor.counts, counts)
             self._settling.add(self._cursor)
@@ -265,14 +266,18 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _take(batch: Batch, frame: Frame, counts: Counts) -> None:
+def _piece(source: str, first_seq: int, pairs: list[Pair]) -> Piece:
+    return Piece(source, first_seq, len(pairs), encode(pairs), lambda: pairs)
+
+
+def _take(batch: Pieces, frame: Frame, counts: Counts) -> None:
     try:
         pairs = frame.rows()
     except SpoolError:
         counts.unreadable_frames += 1
         return
     counts.read += len(pairs)
-    batch.add(frame.source, frame.first_seq, pairs)
+    batch.add(Piece(frame.source, frame.first_seq, len(pairs), encode(pairs), frame.rows))
 
 
 def _bytes(spool: Path) -> int:
