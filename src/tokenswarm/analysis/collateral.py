@@ -1,6 +1,6 @@
 """What the other models' streams lost while one came in, from their token arrivals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -52,7 +52,11 @@ class Collateral:
             return
         r = _Streams.of(replies)
         paid = np.zeros(len(r.model), dtype=np.bool_)
-        for k, lost in enumerate(self._lost):
+        if not len(r.model):
+            return
+        near = (self._begin <= r.last_s.max()) & (self._end >= r.first_s.min())
+        for k in np.flatnonzero(near).tolist():
+            lost = self._lost[k]
             over = (r.first_s <= self._end[k]) & (r.last_s >= self._begin[k])
             paid |= over
             mine = np.flatnonzero(over & (r.model != self._model[k]))
@@ -72,12 +76,12 @@ class Collateral:
         lost.tokens += float(weight[(at >= lo) & (at <= hi)].sum())
 
     def _quiet(self, r: "_Streams", paid: Bools) -> None:
-        at, _, _, _ = r.events()
+        at, _, _, inner = r.events()
         bins = np.clip(at / BIN_S, 0, len(self._spoke) - 1).astype(np.int64)
         self._spoke[bins] = True
         for m in np.unique(r.model[~paid]):
-            _, gap, _, inner = r.take(np.flatnonzero(~paid & (r.model == m))).events()
-            self._calm[int(m)].add(np.round(gap[inner] * 1e6).astype(np.int64))
+            mine = np.repeat(~paid & (r.model == m), r.lengths)
+            self._calm[int(m)].add(r.gaps_us[mine & inner])
 
     def itl_p95_shift_s(self, k: int) -> float | None:
         """The largest among the other models of P95 in [t0, t4] less P95 without any event."""
@@ -187,13 +191,14 @@ def with_collateral(
     """The events of `found` with what they cost the others."""
     events, split = found.events, found.strata
     rate = lost.calm_rate(tokens) if events else np.zeros(0)
+    usual = _usual_p95_s(requests, split) if events else {}
     return [
         msgspec.structs.replace(
             e,
             blocked_request_s=blocked_request_s(e, k, requests, split),
             stall_max_s=lost.stall_s(k),
             itl_p95_shift_s=lost.itl_p95_shift_s(k),
-            ttft_p95_shift_s=ttft_p95_shift_s(e, requests, split),
+            ttft_p95_shift_s=ttft_p95_shift_s(e, requests, usual),
             tokens_lost=lost.tokens_lost(k, rate, tokens.load_s),
         )
         for k, e in enumerate(events)
@@ -211,16 +216,25 @@ def blocked_request_s(e: SwapEvent, k: int, requests: Requests, split: Strata) -
     return float(np.nansum(np.where(collateral, np.maximum(waited, stall), waited)))
 
 
-def ttft_p95_shift_s(e: SwapEvent, requests: Requests, split: Strata) -> float | None:
+def _usual_p95_s(requests: Requests, split: Strata) -> dict[tuple[str, str], float]:
+    """P95 TTFT over the warm ok requests of each (target, model) that has any."""
+    warm = requests.ok & np.asarray(split.name == "warm", dtype=np.bool_)
+    found = {k: nearest_rank(requests.ttft[i[warm[i]]], 0.95) for k, i in requests.groups.items()}
+    return {key: p95 for key, p95 in found.items() if p95 is not None}
+
+
+def ttft_p95_shift_s(
+    e: SwapEvent, requests: Requests, usual: Mapping[tuple[str, str], float]
+) -> float | None:
     """The largest among the other models of P95 TTFT of requests that overlap [t0, t4], less
     P95 of their warm ones."""
     over = requests.ok & (requests.t_sent <= ready_s(e)) & (requests.t_end >= e.t0_s)
-    warm = requests.ok & np.asarray(split.name == "warm", dtype=np.bool_) & ~over
+    rows = np.flatnonzero(over)
     shifts = []
-    for (target, model), mine in requests.groups.items():
+    for (target, model), warm_s in usual.items():
         if (target, model) != (e.target, e.model_in):
-            now = nearest_rank(requests.ttft[mine[over[mine]]], 0.95)
-            usual = nearest_rank(requests.ttft[mine[warm[mine]]], 0.95)
-            if now is not None and usual is not None:
-                shifts.append(now - usual)
+            mine = (requests.model[rows] == model) & (requests.target[rows] == target)
+            now = nearest_rank(requests.ttft[rows[np.asarray(mine, dtype=np.bool_)]], 0.95)
+            if now is not None:
+                shifts.append(now - warm_s)
     return max(shifts, default=None)

@@ -163,8 +163,8 @@ def _model(judge: _Judge, model: str, a: Side, b: Side) -> Iterator[Difference]:
 def _part(
     judge: _Judge, model: str, stratum: str, a: Part | None, b: Part | None
 ) -> Iterator[Difference]:
-    count = [p.requests if p else 0 for p in (a, b)]
-    yield Difference(model, stratum, "requests", count[0], count[1], *count, "nothing")
+    na, nb = (p.requests if p else 0 for p in (a, b))
+    yield Difference(model, stratum, "requests", na, nb, na, nb, "nothing")
     yield judge(model, stratum, "success_ratio", _success(a), _success(b), False)
     for name in LATENCIES:
         for point, p in POINTS.items():
@@ -209,9 +209,8 @@ def _tokens(side: Side, model: str) -> _Figure:
 def _swaps(judge: _Judge, a: Summary, b: Summary) -> Iterator[Difference]:
     for name in ("cold_starts", "swaps"):
         counts = [_events(s, name) for s in (a, b)]
-        yield Difference(
-            "", ALL, f"{name}.count", len(counts[0]), len(counts[1]), *map(len, counts), "nothing"
-        )
+        na, nb = map(len, counts)
+        yield Difference("", ALL, f"{name}.count", na, nb, na, nb, "nothing")
         rates = [_per_minute(s, len(e)) for s, e in zip((a, b), counts, strict=True)]
         yield judge("", ALL, f"{name}.per_minute", rates[0], rates[1], True)
         for point, p in POINTS.items():

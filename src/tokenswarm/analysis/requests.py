@@ -51,6 +51,8 @@ class Requests:
     http_status: Floats
     error_kind: Texts
     slo_ok: Floats
+    errors: Ints
+    """Indices of those with status error."""
     waited_until: Floats
     """When the wait for the first token was over: its arrival, or the end without one."""
     wait: Floats
@@ -106,6 +108,7 @@ def requests(columns: Columns) -> Requests:
         http_status=f("http_status"),
         error_kind=s("error_kind"),
         slo_ok=f("slo_ok"),
+        errors=np.flatnonzero(status == "error"),
         waited_until=until,
         wait=until - sent[row],
         groups=grouped(target, model),

@@ -26,6 +26,8 @@ FILLING_S = 30.0
 CRASHED_S = 0.5
 """A process that dies takes its requests along within this time."""
 
+ONE_STAMP_S = 0.002
+
 ONE_LOOK_S = 0.05
 """Rows of one poll lie so close together, polls do not."""
 
@@ -233,12 +235,19 @@ def memory_at(when: Floats, at: Floats, used: Floats) -> Floats:
     """
     order = np.argsort(at)
     at, used = at[order], used[order]
-    step = float(np.median(np.diff(at))) if len(at) > 1 else 0.05
+    step = min(_usual_step(at), _usual_step(when))
     after = np.minimum(np.searchsorted(at, when), len(at) - 1)
     before = np.maximum(after - 1, 0)
     near = np.where(np.abs(when - at[before]) <= np.abs(at[after] - when), before, after)
     shown = np.abs(at[near] - when) <= step * 0.75
     return np.where(shown, np.nan_to_num(used[near], nan=1.0), 0.0)
+
+
+def _usual_step(at: Floats) -> float:
+    """The usual time between two looks; rows of one look lie ns apart."""
+    steps = np.diff(at)
+    steps = steps[steps > ONE_STAMP_S]
+    return float(np.median(steps)) if len(steps) else 0.05
 
 
 def _closed(held: Bools) -> Bools:
@@ -287,10 +296,8 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
 
 def crashed(requests: Requests, stay: Stay) -> bool:
     """Whether requests of the model failed in the moment in which it left."""
-    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
-    rows = np.concatenate([np.zeros(0, np.int64), *mine])
+    rows = requests.errors
     ended = requests.t_end[rows]
     near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CRASHED_S)
-    failed = np.asarray(requests.status[rows] == "error", dtype=np.bool_)
-    before = requests.t_sent[rows] < stay.end_s
-    return bool(np.any(near & failed & before))
+    hit = rows[near & (requests.t_sent[rows] < stay.end_s)]
+    return bool(np.any(requests.model[hit] == stay.model))
