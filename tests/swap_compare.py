@@ -201,7 +201,7 @@ def true_strata(told: Told, events: list[TrueEvent]) -> dict[str, tuple[Stratum,
     waiter if a load of that model was being waited for. Collateral: another model's load held it
     up, and its wait or longest gap exceeds max(50 ms, 3 x P99 of undisturbed ones of its model).
     Close: within the client's precision of that bound, or the machine rather than the box made it,
-    or those that the bound comes from, wait.
+    or those that the bound comes from, wait, or its model has no undisturbed request.
     """
     triggers = {e.load.trigger for e in events}
     mine = defaultdict(list)
@@ -251,7 +251,7 @@ def _held(told: Told, r: truth.Request, calm: list[truth.Request]) -> tuple[Stra
     )
     margins = (0.0, -CLIENT_S - r.late_s, CLIENT_S + r.late_s)
     hits = [one.hit(many, causes, margin) for one, many in views for margin in margins]
-    disturbed = r.late_s > CLIENT_S or one_off(true, seen)
+    disturbed = not calm or r.late_s > CLIENT_S or one_off(true, seen)
     return ("swap_collateral" if hits[0] else "warm"), disturbed or len(set(hits)) > 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tokenswarm.sim.formats import encode
 from tokenswarm.sim.gpu import OutOfVram
 from tokenswarm.sim.http import Reply, Request
-from tokenswarm.sim.single import SingleServer
+from tokenswarm.sim.single import Handler, SingleServer
 
 
 class SglangServer(SingleServer):
@@ -15,9 +15,8 @@ class SglangServer(SingleServer):
     HEADERS_AT_ONCE = False
     HEALTH_S = 1.0
 
-    def __init__(self, *args: object):
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._routes |= {
+    def routes(self) -> dict[tuple[str, str], Handler]:
+        return super().routes() | {
             ("GET", "/"): self._root,
             ("GET", "/ready"): self._ready,
             ("GET", "/health"): self._health,

@@ -28,7 +28,7 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
 class SingleServer:
-    """One simulated server. `handle` is the app of its Listener; engines add to `_routes`."""
+    """One simulated server. `handle` is the app of its Listener; engines add `routes`."""
 
     PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
     HEADERS_AT_ONCE = True
@@ -51,10 +51,11 @@ class SingleServer:
         self._streams: dict[Stream, tuple[Answer, Chunks]] = {}
         self._tokens = {"prompt": 0, "generation": 0}
         self.stopping = False
-        self._routes: dict[tuple[str, str], Handler] = {
-            ("GET", "/v1/models"): self._models,
-            ("GET", "/metrics"): self._metrics,
-        }
+        self._routes = self.routes()
+
+    def routes(self) -> dict[tuple[str, str], Handler]:
+        """What answers which method and path, beside inference."""
+        return {("GET", "/v1/models"): self._models, ("GET", "/metrics"): self._metrics}
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request."""

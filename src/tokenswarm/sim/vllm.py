@@ -11,15 +11,14 @@ from tokenswarm.sim.chunks import error_body
 from tokenswarm.sim.formats import encode
 from tokenswarm.sim.gpu import OutOfVram
 from tokenswarm.sim.http import Reply, Request
-from tokenswarm.sim.single import SingleServer, refusal
+from tokenswarm.sim.single import Handler, SingleServer, refusal
 
 
 class VllmServer(SingleServer):
     """vLLM with its development endpoints. Asleep, `/health` is 200 and requests hang."""
 
-    def __init__(self, *args: object):
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._routes |= {
+    def routes(self) -> dict[tuple[str, str], Handler]:
+        return super().routes() | {
             ("GET", "/health"): self._ok,
             ("GET", "/ping"): self._ok,
             ("POST", "/ping"): self._ok,
