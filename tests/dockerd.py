@@ -121,7 +121,26 @@ def dockerd() -> Iterator[Dockerd]:
         yield engine
     finally:
         engine.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what an engine that was killed has left: its shims with their containers, known
+    by the folder in their command lines, and its mounts."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{folder}/" not in (process / "cmdline").read_text():
+                continue
+            pid = int(process.name)
+            children = (process / "task" / process.name / "children").read_text().split()
+            for left in (*map(int, children), pid):
+                os.kill(left, signal.SIGKILL)
+        except OSError:
+            pass  # it has ended by itself
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed([m for m in mounts if m.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _needed() -> Path:
