@@ -195,12 +195,16 @@ def test_what_the_machine_or_a_hair_decided_may_be_either(
 
 def test_strata_that_differ_are_listed_close_ones_are_counted() -> None:
     of = told(
-        [request(1, "a", 1.0, 1.02, stratum="swap_trigger"), request(2, "b", 1.2, 0.3)],
+        [
+            request(1, "a", 1.0, 1.02, stratum="swap_trigger"),
+            request(2, "b", 1.2, 0.3),
+            request(3, "b", 3.0, 0.02),
+        ],
         [load(1, "a", 1)],
     )
-    out = Compared()
-    compare_strata(of, of.events(), {"r1": "swap_trigger", "r2": "swap_collateral"}, out)
-    assert (out.requests, [w["id"] for w in out.wrong_strata]) == (2, ["r2"])
+    out, said = Compared(), {"r1": "swap_trigger", "r3": "warm"}
+    compare_strata(of, of.events(), {**said, "r2": "swap_collateral"}, out)
+    assert (out.requests, [w["id"] for w in out.wrong_strata]) == (3, ["r2"])
 
 
 @pytest.mark.parametrize("seed", range(len(FAMILIES)))
