@@ -216,6 +216,24 @@ def test_an_answer_that_does_not_come_is_too_slow(api: Api) -> None:
         found.close()
 
 
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ((200, b'{"results":[{"statement_id":0}]}'), "written"),
+        ((200, b'{"results":[{"statement_id":0,"error":"no"}]}'), "refused"),
+        ((200, b'{"results":[{"series":[{"name":"databases","values":[]}]}]}'), "refused"),
+        ((403, b""), "refused"),
+        ((503, b""), "later"),
+    ],
+)
+def test_a_deletion_that_did_not_happen_is_known(given: Given, what: str) -> None:
+    path = "/query?db=box&q=DELETE+FROM+%22swap%22+WHERE+%22run_id%22+%3D+%27r%27"
+    with canned_server({path: given}) as server:
+        target = endpoint(server, "v1")
+        assert target.delete("swap", "r", 5.0).what == what
+        target.close()
+
+
 def test_a_name_cannot_leave_its_quotes() -> None:
     assert quoted('a"; drop database x; --\\') == '"a\\"; drop database x; --\\\\"'
 

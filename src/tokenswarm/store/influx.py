@@ -159,7 +159,11 @@ class V1:
         reply = self._post("/query", {"db": self._database.name, "q": q}, timeout_s)
         if isinstance(reply, Answer):
             return reply
-        if reply.status == 200 and b'"error"' not in reply.data:
+        if b'"databases"' in reply.data:  # what VictoriaMetrics says to every query
+            return Answer("refused", "it takes no InfluxQL")
+        if reply.status == 200 and b'"error"' in reply.data:
+            return Answer("refused", _short(reply.data.decode(errors="replace")))
+        if reply.status == 200:
             return Answer("written")
         answer = answered(reply.status, reply.headers, reply.data)
         return answer if answer.what == "later" else Answer("refused", answer.reason)
