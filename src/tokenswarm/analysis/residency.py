@@ -20,6 +20,8 @@ PRESENT_RATIO = 0.25
 it is starting, or asleep with its context only."""
 
 FULL_RATIO = 0.98
+PLATEAU = 0.01
+"""Memory that stands still moves by less from sample to sample."""
 FILLING_S = 30.0
 """What a process takes later is its work, not its weights."""
 
@@ -265,15 +267,36 @@ def _full_s(when: Floats, used: Floats) -> float:
     return float(when[int(np.argmax(soon >= FULL_RATIO * soon.max()))])
 
 
+def _foot(used: Floats, first: int) -> int:
+    """The first sample of the rise that `first` lies in."""
+    i = first
+    while i > 1 and used[i - 1] > used[i - 2] * (1 + PLATEAU):
+        i -= 1
+    return i
+
+
+def _edge(used: Floats, past: int) -> int:
+    """The last sample before the fall that `past` lies in."""
+    i = past
+    while i > 0 and used[i - 1] > used[i] * (1 + PLATEAU):
+        i -= 1
+    return i
+
+
 def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Floats) -> list[Stay]:
     full = _closed((used >= PRESENT_RATIO * used.max()) & (used > 0))
     stays = []
     for first, past in _spans(full):
-        ends = past < len(used)
         born = first
         while born and used[born - 1] > 0:
             born -= 1
         process = not any(full[born:first]) and born > 0
+        if first and not process:  # awake: from the first sample off the plateau
+            born = _foot(used, first)
+        last, gone = past - 1, past
+        if past < len(used) and used[past] > 0:  # asleep: from the first sample off the plateau
+            last = max(first, _edge(used, past))
+            gone = last + 1
         stays.append(
             Stay(
                 side="gpu",
@@ -281,9 +304,9 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
                 target=None,
                 after_s=float(when[born - 1 if process else first - 1]) if first else -np.inf,
                 start_s=float(when[first]),
-                last_s=float(when[past - 1]),
-                end_s=float(when[past]) if ends else np.inf,
-                birth_s=float(when[born if process else first]),
+                last_s=float(when[last]),
+                end_s=float(when[gone]) if past < len(used) else np.inf,
+                birth_s=float(when[born]),
                 woke=first > 0 and not process,
                 process=process,
                 size_bytes=int(used[first:past].max()),

@@ -138,7 +138,7 @@ def _event(
     warm_s = normal.ttft_of(float(requests.prompt_tokens[i]))
     latency = None if c.t5_s is None else c.t5_s - c.t0_s
     out = _out(c)
-    evidence = _evidence(c, normal)
+    evidence = _evidence(requests, c, normal)
     return SwapEvent(
         target=c.arrival.target,
         engine=str(requests.engine[i]),
@@ -175,26 +175,26 @@ def _out(c: Coldstart) -> str:
     return "-and-".join(sorted(gone)) or "none"
 
 
-def _evidence(c: Coldstart, normal: Usual) -> list[str]:
+def _evidence(requests: Requests, c: Coldstart, normal: Usual) -> list[str]:
     """Sides that saw it. A late first token counts for the client only beside another side:
     alone it proves nothing."""
     gpu = c.arrival.gpu or c.arrival.move
     sides = [s for s, saw in (("engine", c.arrival.engine), ("gpu", gpu)) if saw]
-    late = bool(sides) and _late(c, normal)
+    late = bool(sides) and _late(requests, c, normal)
     return ["client", *sides] if c.arrival.members or late else sides
 
 
-def _late(c: Coldstart, normal: Usual) -> bool:
+def _late(requests: Requests, c: Coldstart, normal: Usual) -> bool:
     """Whether the trigger waited longer than warm requests do; where there are none, whether it
     waited from before its model's memory came until after it was there."""
-    waited = (c.t4_s if c.t5_s is None else c.t5_s) - c.t0_s
+    waited = float(requests.wait[c.trigger])
     if normal.wait_p99_s is not None:
         return waited > max(FLOOR_S, FACTOR * normal.wait_p99_s)
     gpu, move = c.arrival.gpu, c.arrival.move
     full_s = gpu.full_s if gpu else move.end_s if move else None
     begun = gpu.birth_s if gpu else move.start_s if move else None
     if full_s is None or begun is None or c.t5_s is None:
-        return False
+        return c.t5_s is None and waited > FLOOR_S
     return c.t0_s < begun and c.t5_s >= full_s and waited > FLOOR_S
 
 
