@@ -76,9 +76,10 @@ class Collateral:
         lost.tokens += float(weight[(at >= lo) & (at <= hi)].sum())
 
     def _quiet(self, r: "_Streams", paid: Bools) -> None:
-        at, _, _, inner = r.events()
-        bins = np.clip(at / BIN_S, 0, len(self._spoke) - 1).astype(np.int64)
-        self._spoke[bins] = True
+        bins = (r.times() * (1 / BIN_S)).astype(np.int64)
+        self._spoke[np.clip(bins, 0, len(self._spoke) - 1, out=bins)] = True
+        inner = np.ones(len(bins), dtype=np.bool_)
+        inner[_starts(r.lengths)] = False
         for m in np.unique(r.model[~paid]):
             mine = np.repeat(~paid & (r.model == m), r.lengths)
             self._calm[int(m)].add(r.gaps_us[mine & inner])
@@ -169,15 +170,21 @@ class _Streams:
             self.model[rows], self.first_s[rows], self.last_s[rows], self.each[rows], gaps, lengths
         )
 
-    def events(self) -> tuple[Floats, Floats, Floats, Bools]:
-        """When each token event came, the gap before it, what it weighs, and whether there is a
-        gap before it at all (not before the first)."""
+    def times(self) -> Floats:
+        """When each token event came."""
         starts = _starts(self.lengths)
         since = np.cumsum(self.gaps_us, dtype=np.int64)
         before = since[starts] if len(starts) else since
-        at = np.repeat(self.first_s - before / 1e6, self.lengths) + since / 1e6
+        at = since / 1e6
+        at += np.repeat(self.first_s - before / 1e6, self.lengths)
+        return at
+
+    def events(self) -> tuple[Floats, Floats, Floats, Bools]:
+        """When each token event came, the gap before it, what it weighs, and whether there is a
+        gap before it at all (not before the first)."""
+        at = self.times()
         inner = np.ones(len(at), dtype=np.bool_)
-        inner[starts] = False
+        inner[_starts(self.lengths)] = False
         return at, self.gaps_us / 1e6, np.repeat(self.each, self.lengths), inner
 
 
