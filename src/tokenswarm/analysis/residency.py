@@ -225,7 +225,12 @@ def _samples(processes: Columns, gpu: Columns, t0_unix_ns: int) -> dict[tuple[st
         for key in set(zip(host, device, strict=True)):
             mine = at[(host == key[0]) & (device == key[1])]
             out[key] = np.unique(np.concatenate([out.get(key, np.zeros(0)), mine]))
-    return out
+    return {key: _apart(at) for key, at in out.items()}
+
+
+def _apart(at: Floats) -> Floats:
+    """Each look once: its rows are stamped ns apart, the first one stands for it."""
+    return at[np.diff(at, prepend=-np.inf) > ONE_STAMP_S]
 
 
 def memory_at(when: Floats, at: Floats, used: Floats) -> Floats:
