@@ -141,6 +141,17 @@ def test_the_server_tells_which_api_it_has(version: str | None, health: bytes, a
     assert found.api == api
 
 
+def test_victoria_metrics_is_written_to_as_1_x() -> None:
+    answers: dict[str, Given] = {
+        "/ping": WRITTEN, "/health": b"OK", "/api/v1/status/buildinfo": {"status": "success"}
+    }  # fmt: skip
+    with canned_server(answers) as server:
+        found = connect(Database(server.url))
+    assert not isinstance(found, Answer)
+    found.close()
+    assert found.api == "v1"
+
+
 @pytest.mark.parametrize(
     ("answers", "what", "reason"),
     [

@@ -73,7 +73,8 @@ def _last_word(said: bytes, trouble: bytes, run_dir: Path) -> ShipperEnd:
         reason = status["reason"]
     except (IndexError, KeyError, ValueError):
         last = trouble.decode(errors="replace").strip().splitlines()[-1:] or ["it was killed"]
-        return ShipperEnd({}, [f"not everything is in the database: {last[0]:.400}; {way}"])
+        why = last[0].removeprefix("tokenswarm: ")[:400]
+        return ShipperEnd({}, [f"not everything is in the database: {why}; {way}"])
     if not done:
         why = reason or "the time was over"
         return ShipperEnd(status, [f"not everything is in the database: {why}; {way}"])

@@ -23,6 +23,9 @@ What = Literal["written", "refused", "too_large", "too_slow", "later", "denied"]
 REASON_CHARS = 300
 RETRY_AFTER_MAX_S = 600.0
 CONNECT_S = 5.0
+BUILD = "/api/v1/status/buildinfo"
+"""Only VictoriaMetrics answers here."""
+
 _HEADERS = {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
 
 
@@ -113,6 +116,9 @@ def look(database: Database, timeout_s: float = 10.0) -> str | Answer:
                 reply = pool.request("GET", database.base + path, headers=database.headers())
                 if version := _version(reply):
                     return version
+            metrics = pool.request("GET", database.base + BUILD, headers=database.headers())
+            if metrics.status == 200 and b'"success"' in metrics.data:
+                return "1.x"  # VictoriaMetrics, which says nothing of InfluxDB and speaks as 1.x
     except HTTPError as e:
         return Answer("later", _trouble(e))
     if reply.status >= 500 or reply.status == 429:

@@ -11,7 +11,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from tokenswarm.errors import TargetError, UsageError
-from tokenswarm.store.influx import CONNECT_S, Database, quoted
+from tokenswarm.store.influx import BUILD, CONNECT_S, Database, quoted
 from tokenswarm.store.schema import MEASUREMENTS, Kind, Measurement
 
 READ_S = 300.0
@@ -106,8 +106,7 @@ class Metrics:
 
 def reader(database: Database, pool: urllib3.PoolManager) -> InfluxQL | Metrics:
     """How to read from this database. TargetError: it cannot be reached."""
-    path = "/api/v1/status/buildinfo"
-    reply = _ask(pool, database, "GET", path, {}, allowed=(200, 400, 401, 403, 404, 405))
+    reply = _ask(pool, database, "GET", BUILD, {}, allowed=(200, 400, 401, 403, 404, 405))
     if reply.status == 200 and b'"success"' in reply.data:
         return Metrics(database, pool)
     return InfluxQL(database, pool)
