@@ -168,12 +168,12 @@ def _replies(columns: Stored, names: Sequence[str]) -> Iterator[Replies]:
     """Token gaps of all requests, some at a time."""
     sized = columns.select("time_ns, coalesce(len(gaps_us), 0)::BIGINT AS n")
     lengths, times = np.asarray(sized["n"]), np.asarray(sized["time_ns"])
-    terms = ", ".join([*_REPLY, "coalesce(len(gaps_us), 0)::BIGINT AS n"])
     for lo, hi in pairwise(_edges(times, lengths)):
         where = ("time_ns >= ? AND time_ns < ?", [lo, hi])
         gaps = np.asarray(columns.select("unnest(gaps_us) AS gap", *where)["gap"])
-        some = columns.select(terms, *where)
-        yield _some(some, names, gaps, np.asarray(some["n"]))
+        some = columns.select(", ".join(_REPLY), *where)
+        first, past = np.searchsorted(times, [lo, hi])  # the file lies by time
+        yield _some(some, names, gaps, lengths[first:past])
 
 
 def _edges(times: Ints, lengths: Ints) -> list[int]:
