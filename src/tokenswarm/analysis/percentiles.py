@@ -51,9 +51,11 @@ class GapPool:
     def __init__(self) -> None:
         self._counts = np.zeros(self.LIMIT_US, dtype=np.int64)
         self._long: list[NDArray[np.int64]] = []
+        self._found: Percentiles | None = None
 
     def add(self, gaps_us: NDArray[np.integer]) -> None:
         """Count `gaps_us` (negative ones, of a clock that was moved, count as 0)."""
+        self._found = None
         gaps = np.maximum(gaps_us, 0)
         short = gaps < self.LIMIT_US
         if not short.all():
@@ -64,6 +66,11 @@ class GapPool:
 
     def percentiles(self) -> Percentiles:
         """The same figures as `percentiles`, in seconds."""
+        if self._found is None:
+            self._found = self._percentiles()
+        return self._found
+
+    def _percentiles(self) -> Percentiles:
         long = np.sort(np.concatenate([np.zeros(0, np.int64), *self._long]))
         upto = np.cumsum(self._counts)
         n = int(upto[-1]) + len(long)

@@ -179,6 +179,10 @@ class _Unforced:
         return coming.size_bytes <= FIT_RATIO * (total - used[1])
 
 
+RECENT = 1000
+"""Requests looked at before all others."""
+
+
 def _held(stays: Sequence[Stay], at_s: float) -> int:
     return sum(s.start_s <= at_s <= s.last_s for s in stays)
 
@@ -189,13 +193,17 @@ def _others(stays: Sequence[Stay], stay: Stay) -> int:
 
 def _rest_s(requests: Requests, stay: Stay) -> float | None:
     """How long nobody had asked anything of the model when it left; None: somebody was served."""
-    mine = [i for (_, m), i in requests.groups.items() if m == stay.model]
-    rows = np.concatenate([np.zeros(0, np.int64), *mine])
-    end = requests.t_end[rows]
-    spoken = rows[~np.isnan(requests.t_first[rows]) & (requests.t_first[rows] < stay.last_s)]
-    if not len(spoken) or np.any(requests.t_end[spoken] > stay.last_s) or not len(end):
-        return None
-    return float((stay.last_s + stay.end_s) / 2 - np.nanmax(requests.t_end[spoken]))
+    latest = -np.inf
+    for (_, model), mine in requests.groups.items():
+        if model == stay.model:
+            sent = int(np.searchsorted(requests.t_sent[mine], stay.last_s))
+            # those sent last first: on a busy model they tell at once
+            for rows in (mine[max(0, sent - RECENT) : sent], mine[: max(0, sent - RECENT)]):
+                ended = requests.t_end[rows][requests.t_first[rows] < stay.last_s]
+                latest = max(latest, float(np.nanmax(ended)) if len(ended) else -np.inf)
+                if latest > stay.last_s:
+                    return None
+    return (stay.last_s + stay.end_s) / 2 - latest if np.isfinite(latest) else None
 
 
 def _turns(starts: Sequence[Coldstart], lone: set[str]) -> _Turns:
