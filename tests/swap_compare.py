@@ -307,6 +307,7 @@ def compare_strata(
     """Count requests and those whose strata differ."""
     rows = {r.request_id: r for r in told.ours}
     unseen = {t.load.trigger for t in out.unseen}
+    without = true_strata(told, [e for e in events if e not in out.unseen])
     for request_id, (stratum, close) in true_strata(told, events).items():
         out.requests += 1
         said = ours.get(request_id)
@@ -317,6 +318,7 @@ def compare_strata(
             (close and {said, stratum} == {"warm", "swap_collateral"})
             or ({said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, told))
             or r.n in unseen
+            or said == without[request_id][0]
         ):
             out.close += 1
             continue
