@@ -1,6 +1,7 @@
 """The one module of analysis that reads and writes files: a run directory in, figures out."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -165,15 +166,26 @@ def _last_of(run: RunDir, manifest: Manifest, worker: str) -> float | None:
 
 
 def _replies(columns: Stored, names: Sequence[str]) -> Iterator[Replies]:
-    """Token gaps of all requests, some at a time."""
+    """Token gaps of all requests, some at a time; DuckDB reads the next while these are used."""
     sized = columns.select("time_ns, coalesce(len(gaps_us), 0)::BIGINT AS n")
     lengths, times = np.asarray(sized["n"]), np.asarray(sized["time_ns"])
-    for lo, hi in pairwise(_edges(times, lengths)):
+
+    def read(lo: int, hi: int) -> Replies:
         where = ("time_ns >= ? AND time_ns < ?", [lo, hi])
         gaps = np.asarray(columns.select("unnest(gaps_us) AS gap", *where)["gap"])
         some = columns.select(", ".join(_REPLY), *where)
         first, past = np.searchsorted(times, [lo, hi])  # the file lies by time
-        yield _some(some, names, gaps, lengths[first:past])
+        return _some(some, names, gaps, lengths[first:past])
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = None
+        for lo, hi in pairwise(_edges(times, lengths)):
+            reading = reader.submit(read, lo, hi)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = reading
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _edges(times: Ints, lengths: Ints) -> list[int]:
