@@ -15,6 +15,7 @@ from tokenswarm import doctor
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry import nvml as nvml_module
 from tokenswarm.telemetry import slow as slow_module
+from tokenswarm.telemetry.card import ACTIVITY_S
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
 from tokenswarm.telemetry.nvml import Nvml
 from tokenswarm.telemetry.owner import Owners
@@ -106,6 +107,32 @@ def test_the_drivers_own_samples_count_once(driver: FakeDriver, open_nvml: Open)
     assert (again.power_sampled_w, again.util_sampled_ratio) == (None, None)
 
 
+def test_memory_is_asked_at_every_look_and_what_costs_more_four_times_a_second(
+    driver: FakeDriver, open_nvml: Open
+) -> None:
+    nvml = open_nvml()
+    nvml.sample()
+    before, began = driver.calls(), time.perf_counter()
+    for _ in range(10):
+        nvml.sample()
+    asked, turns = driver.calls() - before, (time.perf_counter() - began) / ACTIVITY_S + 1
+    assert asked[("gpu0", "nvmlDeviceGetMemoryInfo_v2")] == 10
+    for function in ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetComputeRunningProcesses_v3"):
+        assert asked[("gpu0", function)] <= turns
+
+
+def test_processes_are_listed_at_once_when_memory_moves(
+    driver: FakeDriver, open_nvml: Open
+) -> None:
+    nvml = open_nvml()
+    assert [p.pid for p in nvml.sample()[0].processes] == [1]
+    driver.says(
+        f"gpu0.processes = 1:{7 * MIB},2:{9 * MIB}",
+        f"gpu0.memory = {100 * MIB} {10 * MIB} {51 * MIB} {49 * MIB}",
+    )
+    assert {p.pid for p in nvml.sample()[0].processes} == {1, 2}
+
+
 FAST = [
     ("gpu0.util", "nvmlDeviceGetUtilizationRates", "util_ratio"),  # MIG
     ("gpu0.power_mw", "nvmlDeviceGetPowerUsage", "power_w"),
@@ -121,11 +148,11 @@ def test_a_figure_that_a_card_lacks_is_absent_and_not_asked_for_again(
     driver.lacks(key)
     nvml = open_nvml()
     (first,) = nvml.sample()
-    asked = driver.calls()[("gpu0", function)]
-    for _ in range(5):
-        nvml.sample()
-    others = 5 if function == "nvmlDeviceGetClockInfo" else 0  # the memory's clock is there
-    assert driver.calls()[("gpu0", function)] == asked + others
+    asked = driver.calls()
+    there = ("gpu0", next(f for _, f, _ in FAST if f != function))
+    until(nvml, lambda _: driver.calls()[there] == asked[there] + 3)
+    others = 3 if function == "nvmlDeviceGetClockInfo" else 0  # the memory's clock is there
+    assert driver.calls()[("gpu0", function)] == asked[("gpu0", function)] + others
     assert getattr(first, field) is None
     assert first.vram_used_bytes == 30 * MIB
     assert next(iter(nvml.about()["gpus"]))["absent"]
@@ -139,7 +166,7 @@ def test_a_figure_that_failed_once_is_asked_for_again(
     driver.says(f"gpu0.error.{function} = {UNKNOWN}")
     assert getattr(nvml.sample()[0], field) is None
     driver.says(f"gpu0.error.{function} = 0")
-    assert getattr(nvml.sample()[0], field) is not None
+    until(nvml, lambda seen: getattr(seen[0], field) is not None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ from typing import Any
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample
 from tokenswarm.telemetry.recent import Recent
 
+# Read anew only so often. The driver makes utilisation, power, clocks and throttle reasons up by
+# asking the card, which costs a millisecond a look, and averages most of them over longer anyway.
+ACTIVITY_S = 0.25
+PROCESSES_S = 0.25  # while the card's memory does not move; when it does, at once
 FRESH_S = 1.0  # an older slow reading does not belong to the sample's time
 MAX_XIDS = 1000
 
@@ -107,6 +111,8 @@ class Card:
         self.fresh: deque[tuple[float, dict[str, Any]]] = deque(maxlen=1)
         self.xids: deque[int] = deque(maxlen=MAX_XIDS)
         self.name = self.uuid = ""
+        self._active: tuple[float, dict[str, Any]] | None = None
+        self._running: tuple[float, int | None, dict[int, int | None]] | None = None
         if not device.lost:
             self.take(device.handle)
 
@@ -118,13 +124,17 @@ class Card:
         """It answers, perhaps again after it was lost."""
         device = self.device
         device.handle, device.lost = handle, False
+        self._active = self._running = None
         self.name = device.text(device.nvml.nvmlDeviceGetName)
         self.uuid = device.text(device.nvml.nvmlDeviceGetUUID) or self.uuid
 
     def sample(self, owners: Recent) -> GpuSample | None:
         """None when it does not answer; a lost card may still have left its last words."""
-        figures = self._memory() | ({} if self.instance else self._activity())
-        processes = () if self.parted else self._processes(owners)
+        now = time.perf_counter()
+        memory = self._memory()
+        figures = memory if self.instance else memory | self._activity(now)
+        used = memory.get("vram_used_bytes")
+        processes = () if self.parted else self._processes(owners, used, now)
         if self.device.lost or (self.instance and not figures):
             return self._last_words()
         return GpuSample(
@@ -147,7 +157,13 @@ class Card:
             "vram_used_bytes": max(0, total - free - int(reserved or 0)),
         }
 
-    def _activity(self) -> dict[str, Any]:
+    def _activity(self, now: float) -> dict[str, Any]:
+        """What was read last, or is read now."""
+        if self._active is None or now - self._active[0] >= ACTIVITY_S:
+            self._active = now, self._read_activity()
+        return self._active[1]
+
+    def _read_activity(self) -> dict[str, Any]:
         ask = self.device.ask
         utilisation, milliwatts = ask("utilisation"), ask("power")
         sm_mhz, memory_mhz = ask("SM clock"), ask("memory clock")
@@ -161,15 +177,13 @@ class Card:
             "throttle_bits": None if throttle is None else int(throttle),
         }
 
-    def _processes(self, owners: Recent) -> tuple[GpuProcess, ...]:
-        """A process that computes and draws is listed twice, with the same memory."""
-        running: dict[int, int | None] = {}
-        for figure in ("processes", "graphics processes"):
-            for p in self.device.first(figure, f"{figure} v2") or ():
-                if p.usedGpuMemory is not None or p.pid not in running:
-                    running[p.pid] = p.usedGpuMemory
+    def _processes(self, owners: Recent, used: int | None, now: float) -> tuple[GpuProcess, ...]:
+        """Listed anew when the card's memory has moved; two that trade to the byte wait a bit."""
+        last = self._running
+        if last is None or used is None or used != last[1] or now - last[0] >= PROCESSES_S:
+            self._running = last = now, used, self._read_processes()
         found = []
-        for pid, used in running.items():
+        for pid, used in last[2].items():
             owner = owners.resolve(pid)
             found.append(
                 GpuProcess(
@@ -177,6 +191,15 @@ class Card:
                 )
             )
         return tuple(found)
+
+    def _read_processes(self) -> dict[int, int | None]:
+        """A process that computes and draws is listed twice, with the same memory."""
+        running: dict[int, int | None] = {}
+        for figure in ("processes", "graphics processes"):
+            for p in self.device.first(figure, f"{figure} v2") or ():
+                if p.usedGpuMemory is not None or p.pid not in running:
+                    running[p.pid] = p.usedGpuMemory
+        return running
 
     def _slow(self) -> dict[str, Any]:
         try:
