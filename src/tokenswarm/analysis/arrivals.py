@@ -97,7 +97,7 @@ def _risen(requests: Requests, target: str, lines: Sequence[Line]) -> list[Arriv
         for k, rise in enumerate(line.moves):
             fall = line.moves[k - 1] if k and line.moves[k - 1].bytes < 0 else None
             begin = min(rise.start_s, fall.start_s if fall else rise.start_s)
-            waiting = (requests.t_sent[mine] <= rise.start_s) & (first >= rise.end_s - SLACK_S)
+            waiting = (requests.t_sent[mine] <= rise.start_s) & (first >= rise.half_s)
             if rise.bytes <= 0 or not waiting.any():
                 continue
             speaks = mine[waiting][np.argmin(first[waiting])]

@@ -24,7 +24,7 @@ def changes(
     own = [c.own for c in starts if c.own]
     found = [_arrival(s) for s in stays if s.came]
     found += [_departure(requests, s, displaced, own, stays) for s in stays if s.went]
-    found += line_changes(lines)
+    found += line_changes(lines, starts)
     return sorted(found, key=lambda c: c.at_s)
 
 
@@ -87,18 +87,23 @@ def _where(s: Stay) -> dict[str, Any]:
     return {"side": s.side, "model": s.model, "target": s.target, "device": device}
 
 
-def line_changes(lines: Sequence[Line]) -> list[Change]:
-    """What memory without a model's name shows: sleeps and wakes where it comes back, else
-    something that arrives or leaves."""
+def line_changes(lines: Sequence[Line], starts: Sequence[Coldstart] = ()) -> list[Change]:
+    """What memory without a model's name shows: of a cold start, its models; else sleeps and
+    wakes where as much comes back, else something that arrives or leaves."""
+    came = {c.arrival.move: c.arrival.model for c in starts if c.arrival.move}
+    went = {c.arrival.fall: c.arrival.displaced for c in starts if c.arrival.fall}
+    models = {**came, **went}
     found = []
     for line in lines:
         pairs = {(d.fall, d.rise): d for d in dips(line.moves)}
         of = {move: d for (fall, rise), d in pairs.items() for move in (fall, rise)}
-        found += [_moved(line, m, of.get(m)) for m in line.moves]
+        found += [
+            _moved(line, m, None if m in models else of.get(m), models.get(m)) for m in line.moves
+        ]
     return found
 
 
-def _moved(line: Line, m: Move, dip: Dip | None) -> Change:
+def _moved(line: Line, m: Move, dip: Dip | None, model: str | None) -> Change:
     came = m.bytes > 0
     asleep = "wake" if came else "sleep"
     return Change(
@@ -106,7 +111,9 @@ def _moved(line: Line, m: Move, dip: Dip | None) -> Change:
         end_s=m.end_s,
         what=asleep if dip else ("arrive" if came else "leave"),
         side="gpu",
+        model=model,
         device=line.device,
+        cause="pressure" if model and not came else None,
         bytes=abs(m.bytes),
         level=dip.level if dip else None,
         lower_bound=bool(dip and dip.lower_bound),

@@ -18,9 +18,12 @@ DEFINITIONS: dict[str, str] = {
     "cold start": "demand brought a model into device memory",
     "swap": "a cold start that displaced another model",
     "swap latency": "from the sending of the request that caused it to that request's first token",
-    "penalty": "TTFT of that request minus the warm median of its model",
+    "penalty": "TTFT of that request minus the warm median of its model and prompt length",
+    "swap tax": "share of the time under load in which a model was coming in and no token of "
+    "anybody came for a quarter of a second or more",
     "swap trigger": "the earliest request for the model that came in",
-    "swap waiter": "another request for it, sent between demand (t0) and ready (t4)",
+    "swap waiter": "another request for it, sent between demand (t0) and ready (t4), unless it was "
+    "still served before the load began",
     "swap collateral": "a request for another model that overlaps [t0, t4] and whose wait for the "
     "first token, or longest stall, exceeds max(50 ms, 3 x its model's warm P99)",
     "warm": "every other request",

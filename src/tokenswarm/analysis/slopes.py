@@ -38,6 +38,8 @@ class Move:
     bytes: int
     steps: int
     held: int
+    half_s: float = 0.0
+    """When half of it was done."""
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -124,7 +126,8 @@ def _move(at: Floats, level: Floats, a: int, b: int) -> Move:
     last = a + int(np.flatnonzero(done >= 1 - EDGE)[0])
     still = np.flatnonzero(np.abs(level[last:] - level[b]) > EDGE * abs(size))
     held = int(still[0]) if len(still) else len(level) - last
-    return Move(float(at[first]), float(at[last]), int(size), max(1, last - first), held)
+    half = float(at[a + int(np.flatnonzero(done >= 0.5)[0])])
+    return Move(float(at[first]), float(at[last]), int(size), max(1, last - first), held, half)
 
 
 def dips(found: Sequence[Move]) -> list[Dip]:
