@@ -135,6 +135,8 @@ def test_a_run_takes_its_gpu_figures_from_an_agent_named_on_the_command_line(
     assert {g["source"] for g in records(run, "gpu")} == {"sim"}
     looks = [r for r in records(run, "agent") if r["source"].startswith("gpu-")]
     assert sum(r["looks"] for r in looks) > 20
+    summary = json.loads(run.summary.read_text())
+    assert summary["generator"]["workers"] == 1  # an agent is none
 
 
 @pytest.mark.parametrize("token", ["", "another-token-0123456789"])

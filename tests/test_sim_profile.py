@@ -31,6 +31,7 @@ def test_the_profiles_that_others_rely_on_are_there() -> None:
 def test_the_reference_models_add_what_the_study_measured() -> None:
     for name in ("rtx5090", "rtx5090-crowded"):
         read = profile.load(name)
+        assert read.ollama is not None
         context = read.ollama.context_length
         added = [
             read.gpu.context_bytes
@@ -71,6 +72,7 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
 
 def test_speed_divides_every_duration_and_multiplies_every_rate() -> None:
     slow, fast = profile.load("rtx5090"), profile.load("rtx5090").sped_up(4)
+    assert slow.ollama is not None and fast.ollama is not None
     assert fast.models[0].token_s == slow.models[0].token_s / 4
     assert fast.models[0].prefill_tokens_per_s == (slow.models[0].prefill_tokens_per_s or 0) * 4
     assert fast.host.disk_bytes_per_s == slow.host.disk_bytes_per_s * 4

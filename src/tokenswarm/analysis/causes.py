@@ -7,37 +7,59 @@ import numpy as np
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import CRASHED_S, Stay, crashed
-from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
+from tokenswarm.analysis.slopes import PCIE_BYTES_PER_S
 
 PROCESSES = ("ollama", "llama-swap", "vllm", "sglang")
 """Engines that start a process for each model (Ollama since 0.30)."""
+WAKING = ("llama-cpp",)
+"""Engines that sleep and wake up by themselves; all others have to be told."""
+AT_ONCE_S = 0.3
+"""A server that spoke so shortly before its memory fell had not copied its weights away first."""
 COLD_FACTOR = 1.4
 """A load that takes so much longer than its model's quickest was read from disk."""
 
 
-def kind_of(c: Coldstart, engine: str) -> str:
-    """process_cold, weights_cold, wake_l1, wake_l2 or reconfig."""
-    a = c.arrival
+def kind_of(requests: Requests, c: Coldstart) -> str:
+    """process_cold, weights_cold, wake_l1, wake_l2 or reconfig. No row tells the level of a sleep:
+    it is 1 unless the weights cannot have been copied away."""
+    a, engine = c.arrival, str(requests.engine[c.trigger])
+    if c.woke:
+        return "wake_l2" if c.slept and _dropped(requests, c.slept) else "wake_l1"
     if c.own is not None:
         return "reconfig"
-    if any(s and s.woke for s in (a.engine, a.gpu)):
-        return "wake_l2" if a.gpu and _mapped(a.gpu) else "wake_l1"
     if a.gpu:
         return "process_cold"
     return "process_cold" if engine in PROCESSES and not a.move else "weights_cold"
 
 
-def _mapped(stay: Stay) -> bool:
-    """Whether memory came back faster than any bus could have filled it."""
-    if stay.full_s is None or stay.size_bytes is None or stay.birth_s is None:
+def _dropped(requests: Requests, slept: Stay) -> bool:
+    """Whether its memory fell at once (within a few samples, faster than a bus) while it was
+    still at work: at level 1 weights are copied first, or memory falls as they are.
+
+    How fast memory comes back says nothing: at both levels it is mapped first.
+    """
+    if slept.low_s is None or slept.size_bytes is None:
         return False
-    took = max(stay.full_s - stay.after_s, 1e-9)
-    step = max(stay.start_s - stay.after_s, 1e-9)
-    return took < COPY_STEPS * step and stay.size_bytes / took > PCIE_BYTES_PER_S
+    took = max(slept.low_s - slept.last_s, 1e-9)
+    last = [
+        requests.t_last[i[requests.t_first[i] <= slept.end_s]]
+        for (_, model), i in requests.groups.items()
+        if model == slept.model
+    ]
+    spoke = np.concatenate([np.zeros(0), *last])
+    near = (spoke >= slept.last_s - AT_ONCE_S) & (spoke <= slept.low_s + AT_ONCE_S)
+    return slept.size_bytes / took > PCIE_BYTES_PER_S and bool(near.any())
 
 
-def cause_of(c: Coldstart, left: str | None) -> str:
-    """demand, reconfig, or crash where the demand was for a model whose server had died."""
+def cause_of(requests: Requests, c: Coldstart, left: str | None, displaced: Sequence[Stay]) -> str:
+    """demand, reconfig, control where a model slept that nobody had displaced, or crash where
+    the demand was for a model whose server had died.
+
+    `displaced`: every stay that some event displaced.
+    """
+    if c.woke:
+        told = str(requests.engine[c.trigger]) not in WAKING
+        return "control" if told and c.slept and not _among(c.slept, displaced) else "demand"
     if c.own is not None:
         return "reconfig"
     return "crash" if left == "crash" else "demand"
@@ -65,15 +87,19 @@ def left_because(requests: Requests, c: Coldstart, displaced: Sequence[Stay]) ->
 
     `displaced`: every stay that some event displaced.
     """
+    if c.woke:
+        return "asleep"
     if c.own is not None:
         return "reconfig"
-    if any(s and s.woke for s in (c.arrival.engine, c.arrival.gpu)):
-        return "asleep"
     if c.before is None:
         return None
-    if any(s.model == c.before.model and _one_end(s, c.before) for s in displaced):
+    if _among(c.before, displaced):
         return "pressure"
     return "crash" if crashed(requests, c.before) else "idle"
+
+
+def _among(stay: Stay, displaced: Sequence[Stay]) -> bool:
+    return any(s.model == stay.model and _one_end(s, stay) for s in displaced)
 
 
 def _one_end(a: Stay, b: Stay) -> bool:

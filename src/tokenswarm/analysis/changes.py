@@ -1,6 +1,6 @@
 """Residency events: every change of what is in device memory, as each side saw it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,13 @@ def changes(
     starts: Sequence[Coldstart],
 ) -> list[Change]:
     """Every change, by time. `displaced` are the stays that an event brought to an end."""
-    own = [c.own for c in starts if c.own]
+    causes = {
+        "pressure": displaced,
+        "reconfig": [c.own for c in starts if c.own],
+        "control": [c.slept for c in starts if c.slept],
+    }
     found = [_arrival(s) for s in stays if s.came]
-    found += [_departure(requests, s, displaced, own, stays) for s in stays if s.went]
+    found += [_departure(requests, s, causes, stays) for s in stays if s.went]
     found += line_changes(lines, starts)
     return sorted(found, key=lambda c: c.at_s)
 
@@ -42,8 +46,7 @@ def _arrival(s: Stay) -> Change:
 def _departure(
     requests: Requests,
     s: Stay,
-    displaced: Sequence[Stay],
-    own: Sequence[Stay],
+    causes: Mapping[str, Sequence[Stay]],
     stays: Sequence[Stay],
 ) -> Change:
     slept = any(
@@ -54,21 +57,20 @@ def _departure(
         end_s=s.end_s,
         what="sleep" if slept else "leave",
         bytes=s.size_bytes,
-        cause=_cause(requests, s, displaced, own),
+        cause=_cause(requests, s, causes),
         **_where(s),
     )
 
 
-def _cause(requests: Requests, s: Stay, displaced: Sequence[Stay], own: Sequence[Stay]) -> str:
+def _cause(requests: Requests, s: Stay, causes: Mapping[str, Sequence[Stay]]) -> str:
     def among(others: Sequence[Stay]) -> bool:
         return any(
             o.model == s.model and o.last_s <= s.end_s and s.last_s <= o.end_s for o in others
         )
 
-    if among(displaced):
-        return "pressure"
-    if among(own):
-        return "reconfig"
+    known = next((cause for cause, stays in causes.items() if among(stays)), None)
+    if known:
+        return known
     if crashed(requests, s):
         return "crash"
     return "idle" if _idle(requests, s) else "unknown"

@@ -28,8 +28,10 @@ class Coldstart:
     known: bool = False
     own: Stay | None = None
     before: Stay | None = None
+    slept: Stay | None = None
     """`own`: the stay of the same model that had to end for it (another configuration).
-    `before`: the model's last stay that ended before it came in."""
+    `before`: the model's last stay that ended before it came in; `slept`: the one after which it
+    slept, where it woke up."""
 
     @property
     def fall(self) -> Move | None:
@@ -38,6 +40,11 @@ class Coldstart:
     @property
     def key(self) -> tuple[str, str]:
         return self.arrival.target, self.arrival.model
+
+    @property
+    def woke(self) -> bool:
+        """Whether its server was there, asleep: an engine said so, or the process stayed."""
+        return any(s and s.woke for s in (self.arrival.engine, self.arrival.gpu))
 
     @property
     def done_s(self) -> float:

@@ -59,6 +59,8 @@ def marks_of(c: Coldstart, memory: DeviceMemory | None) -> Marks:
 def _leaving(marks: Marks, c: Coldstart, memory: DeviceMemory | None) -> None:
     """t1 and t2: the first victim goes, memory is at its lowest."""
     gone = [*c.victims, *([c.own] if c.own else [])]
+    if c.slept and c.slept.end_s > c.t0_s:  # it fell asleep while somebody asked for it
+        gone.append(c.slept)
     if gone:
         seen = sorted(gone, key=lambda s: (s.side != "gpu", s.last_s))
         at = seen[0].last_s if seen[0].side == "gpu" else min(s.end_s for s in seen)

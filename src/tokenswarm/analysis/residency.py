@@ -41,7 +41,8 @@ class Stay:
     `after_s` is -inf when the model was there at the first look, `end_s` inf when it was there
     at the last. `target` is None on the GPU's side. `birth_s`: first sign of the model coming
     (a loading state, the process's first memory). `woke`: it was asleep before. `process`: a
-    new process came with it. `size_bytes`: the most that it held.
+    new process came with it. `size_bytes`: the most that it held. `low_s`: the first look at
+    which its memory was gone; `end_s` is the first with less of it.
     """
 
     side: Side
@@ -59,6 +60,7 @@ class Stay:
     device: tuple[str, str] | None = None
     context: int | None = None
     full_s: float | None = None
+    low_s: float | None = None
 
     @property
     def came(self) -> bool:
@@ -317,6 +319,7 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
                 size_bytes=int(used[first:past].max()),
                 device=device,
                 full_s=_full_s(when[first:past], used[first:past]),
+                low_s=float(when[past]) if past < len(used) else None,
             )
         )
     return stays

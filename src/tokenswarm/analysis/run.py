@@ -139,7 +139,8 @@ def _sources(
 ) -> list[Source]:
     """The generator's sources: workers that left rows, and those that told the master their end."""
     found = []
-    for name in sorted(workers | set(manifest.routes)):
+    told = {name for name, route in manifest.routes.items() if route in ("shared", "link")}
+    for name in sorted(workers | told):
         inventory = built.sources.get(name)
         damages = inventory.damages if inventory else []
         found.append(

@@ -46,6 +46,7 @@ class _Case:
     memory: DeviceMemory | None
     marks: Marks
     kind: str
+    cause: str
     left: str | None
 
 
@@ -90,12 +91,14 @@ def _case(
     memory = _device(c, memories)
     marks = marks_of(c, memory)
     marks.put("t6", normal.rewarmed(c.t0_s), "client")
+    left = causes.left_because(requests, c, gone)
     return _Case(
         c,
         memory,
         marks,
-        causes.kind_of(c, str(requests.engine[c.trigger])),
-        causes.left_because(requests, c, gone),
+        causes.kind_of(requests, c),
+        causes.cause_of(requests, c, left, gone),
+        left,
     )
 
 
@@ -151,7 +154,7 @@ def _event(
         end_ms=round(t0_unix_ns / 1e6 + max(marks.at.values()) * 1e3),
         text=_text(c.arrival.model, out, latency),
         displaced=out != "none" if c.known or out != "none" else None,
-        cause=causes.cause_of(c, case.left),
+        cause=case.cause,
         confidence=_confidence(evidence),
         evidence="+".join(evidence),
         t0_s=c.t0_s,

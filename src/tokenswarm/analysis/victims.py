@@ -49,7 +49,8 @@ def with_victims(
     stays: Sequence[Stay],
     capacity: DeviceMemory | None = None,
 ) -> list[Coldstart]:
-    """`starts` with their victims, and with the model's own stay where it had to be loaded anew.
+    """`starts` with their victims, and with the model's own stay where it had to be loaded anew
+    or had gone to sleep.
 
     `capacity`: the one GPU there is, to tell whether there was room anyway.
     """
@@ -66,7 +67,8 @@ def with_victims(
         own = next((k for k, c in enumerate(starts) if _reloads(c, stay)), None)
         other = _event_of(turns, stay, lone)
         if own is not None and (other is None or not _same(starts[own], stay)):
-            owns[own] = stay
+            if not starts[own].woke:
+                owns[own] = stay
         elif other is not None:
             victims.setdefault(other, []).append(stay)
     watched = {s.target for s in stays}  # None: a GPU saw processes
@@ -77,6 +79,7 @@ def with_victims(
             known=None in watched or c.arrival.target in watched or bool(c.fall),
             own=owns.get(k),
             before=_before(c, stays),
+            slept=_slept(c, stays) if c.woke else None,
         )
         for k, c in enumerate(starts)
     ]
@@ -318,6 +321,21 @@ def _before(c: Coldstart, stays: Sequence[Stay]) -> Stay | None:
         and s not in (c.arrival.engine, c.arrival.gpu)
     ]
     return max(mine, key=lambda s: s.end_s, default=None)
+
+
+def _slept(c: Coldstart, stays: Sequence[Stay]) -> Stay | None:
+    """The stay after which the model slept; the GPU's before the engine's, which is coarser."""
+    for come in (c.arrival.gpu, c.arrival.engine):
+        mine = [
+            s
+            for s in stays
+            if come
+            and (s.side, s.model, s.target) == (come.side, come.model, come.target)
+            and s.end_s <= come.start_s
+        ]
+        if mine:
+            return max(mine, key=lambda s: s.end_s)
+    return None
 
 
 def _one(a: Stay, b: Stay) -> bool:

@@ -46,7 +46,8 @@ class Stored(Mapping[str, NDArray[Any]]):
             raise UsageError(f"{self.name} has no column {column!r}; it has {list(self._kinds)}")
         if self._kinds[column] == "str" and (values := self._few(column)) is not None:
             return self._shared(column, values)
-        return self.select(f'"{column}" AS found')["found"]
+        found: NDArray[Any] = self.select(f'"{column}" AS found')["found"]
+        return found
 
     def select(self, terms: str, where: str = "true", given: Sequence[object] = ()) -> Any:
         """Columns of an SQL selection, in order of time."""
@@ -63,4 +64,7 @@ class Stored(Mapping[str, NDArray[Any]]):
         objects[:-1] = values  # the one more is the None of what is missing
         code = f'coalesce(list_position(?::VARCHAR[], "{column}") - 1, ?)::USMALLINT AS code'
         sql = f'SELECT {code} FROM "{self.name}"'
-        return objects[np.asarray(fetch(self._con, sql, [values, len(values)])["code"])]
+        shared: NDArray[np.object_] = objects[
+            np.asarray(fetch(self._con, sql, [values, len(values)])["code"])
+        ]
+        return shared
