@@ -7,7 +7,7 @@ import numpy as np
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import CRASHED_S, Stay, crashed
-from tokenswarm.analysis.slopes import PCIE_BYTES_PER_S
+from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
 
 PROCESSES = ("ollama", "llama-swap", "vllm", "sglang")
 """Engines that start a process for each model (Ollama since 0.30)."""
@@ -40,7 +40,9 @@ def _dropped(requests: Requests, slept: Stay) -> bool:
     """
     if slept.low_s is None or slept.size_bytes is None:
         return False
-    took = max(slept.low_s - slept.last_s, 1e-9)
+    took, step = slept.low_s - slept.last_s, slept.end_s - slept.last_s
+    if took >= COPY_STEPS * step or slept.size_bytes < PCIE_BYTES_PER_S * took:
+        return False
     last = [
         requests.t_last[i[requests.t_first[i] <= slept.end_s]]
         for (_, model), i in requests.groups.items()
@@ -48,7 +50,7 @@ def _dropped(requests: Requests, slept: Stay) -> bool:
     ]
     spoke = np.concatenate([np.zeros(0), *last])
     near = (spoke >= slept.last_s - AT_ONCE_S) & (spoke <= slept.low_s + AT_ONCE_S)
-    return slept.size_bytes / took > PCIE_BYTES_PER_S and bool(near.any())
+    return bool(near.any())
 
 
 def cause_of(requests: Requests, c: Coldstart, left: str | None, displaced: Sequence[Stay]) -> str:

@@ -122,9 +122,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change of what is in device memory, as one side saw it, run seconds.
 
     `what`: arrive, leave, sleep or wake. `model` None: the side cannot tell. `cause` of one that
-    leaves: pressure, reconfig, idle, crash or unknown. `level` of a sleep or wake: 1 (weights in
-    host memory) or 2 (dropped). `lower_bound`: it was over before two samples had shown it, so
-    more bytes may have moved.
+    leaves: pressure, reconfig, control, idle, crash or unknown. `level` of a sleep or wake: 1
+    (weights in host memory) or 2 (dropped). `lower_bound`: it was over before two samples had
+    shown it, so more bytes may have moved.
     """
 
     at_s: float
