@@ -72,7 +72,8 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
 
 def test_speed_divides_every_duration_and_multiplies_every_rate() -> None:
     slow, fast = profile.load("rtx5090"), profile.load("rtx5090").sped_up(4)
-    assert slow.ollama is not None and fast.ollama is not None
+    assert slow.ollama is not None
+    assert fast.ollama is not None
     assert fast.models[0].token_s == slow.models[0].token_s / 4
     assert fast.models[0].prefill_tokens_per_s == (slow.models[0].prefill_tokens_per_s or 0) * 4
     assert fast.host.disk_bytes_per_s == slow.host.disk_bytes_per_s * 4
