@@ -10,9 +10,11 @@ a line that holds one.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import cycle
+from struct import error as StructError
+from struct import pack
 from typing import Any
 
 import msgspec
@@ -56,16 +58,18 @@ def encode(pairs: Sequence[Pair]) -> Encoded:
     return encoded
 
 
-def grouped(pairs: Sequence[Pair]) -> dict[str, list[Row]]:
+def grouped(pairs: Sequence[Pair]) -> Mapping[str, Sequence[Row]]:
     """The rows of each measurement."""
-    names = set(map(itemgetter(0), pairs))
-    if len(names) == 1:
-        return {names.pop(): list(map(itemgetter(1), pairs))}
+    if not pairs:
+        return {}
+    names, rows = zip(*pairs, strict=True)
+    if names.count(names[0]) == len(names):
+        return {names[0]: rows}
     groups: dict[str, list[Row]] = {}
     for name, row in pairs:
-        if (rows := groups.get(name)) is None:
-            rows = groups[name] = []
-        rows.append(row)
+        if (group := groups.get(name)) is None:
+            group = groups[name] = []
+        group.append(row)
     return groups
 
 
@@ -82,43 +86,56 @@ class Encoder:
 
     def lines(self, rows: Sequence[Row], encoded: Encoded) -> bytes:
         """The lines of `rows`; counted in `encoded`."""
-        if not (columns := self._columns(rows, encoded)):
+        columns, times = self._columns(rows, encoded)
+        if not times:
             return b""
-        heads = list(map(self._heads.__getitem__, zip(*columns[self._tags], strict=True)))
-        times = (b" " + _json(columns[0])[1:-1].replace(b",", b"\n\0 ") + b"\n").split(b"\0")
-        cells = [_cells(f.kind, f",{f.name}=".encode(), columns[i]) for i, f in self.fields]
-        same = b"".join(c for c in cells if isinstance(c, bytes))
-        parts = [c for c in cells if isinstance(c, list)]
+        cells = [_cells(f.kind, f",{f.name}=", columns[i]) for i, f in self.fields]
+        same = "".join(c for c in cells if isinstance(c, str))
+        parts = [c for c in cells if isinstance(c, Part)]
+        heads = self._heads_of(columns[self._tags])
         if not same:
-            full = next((i for i, part in enumerate(parts) if all(part)), None)
+            full = next((i for i, part in enumerate(parts) if part.full), None)
             if full is None:
                 return self._sparse(heads, parts, times, encoded)
-            parts.insert(0, [cell[1:] for cell in parts.pop(full)])
+            parts.insert(0, parts.pop(full).first())
         encoded.lines[self.measurement.name] += len(times)
-        return _woven(heads, b" " + same[1:], parts, times)
+        return _woven(heads, same[1:], parts, times)
 
     def _sparse(
-        self, heads: list[bytes], parts: list[list[bytes]], times: list[bytes], encoded: Encoded
+        self, heads: Sequence[str], parts: list["Part"], times: list[str], encoded: Encoded
     ) -> bytes:
         """Lines of which no field is in all: some may have none at all."""
-        bodies = map(b"".join, zip(*parts, strict=True))
+        bodies = map("".join, zip(*(part.cells for part in parts), strict=True))
         lines = [
-            b"%b %b%b" % (head, body[1:], time)
-            for head, body, time in zip(heads, bodies, times, strict=False)
+            f"{head} {body[1:]} {time}\n"
+            for head, body, time in zip(cycle(heads), bodies, times, strict=False)
             if body
         ]
         encoded.lines[self.measurement.name] += len(lines)
         if empty := len(times) - len(lines):
             encoded.left_out[f"{self.measurement.name}: no field"] += empty
-        return b"".join(lines)
+        return "".join(lines).encode()
 
-    def _columns(self, rows: Sequence[Row], encoded: Encoded) -> list[tuple[Any, ...]]:
-        """`rows` as columns; none when no row is one of this measurement."""
-        if set(map(len, rows)) == {self._width}:
+    def _heads_of(self, tags: Sequence[Values]) -> list[str]:
+        """The head of each row, or one when all rows have the same."""
+        if all(values.count(values[0]) == len(values) for values in tags):
+            return [self._heads[tuple(values[0] for values in tags)]]
+        return list(map(self._heads.__getitem__, zip(*tags, strict=True)))
+
+    def _columns(
+        self, rows: Sequence[Row], encoded: Encoded
+    ) -> tuple[list[tuple[Any, ...]], list[str]]:
+        """`rows` as columns, and their times as texts; none when no row is one of this
+        measurement."""
+        try:
             columns = list(zip(*rows, strict=True))
-            if set(map(type, columns[0])) == {int} and max(columns[0]) in INT64:
-                return columns
-        return list(zip(*self.well_formed(rows, encoded), strict=True))
+        except ValueError:
+            columns = []
+        text = _numbers("int", columns[0]) if len(columns) == self._width else None
+        if text is None:
+            columns = list(zip(*self.well_formed(rows, encoded), strict=True))
+            text = _numbers("int", columns[0]) if columns else None
+        return columns, text.decode().split(",") if text else []
 
     def well_formed(self, rows: Sequence[Row], encoded: Encoded) -> Sequence[Row]:
         """`rows` without those of another length and those without a time."""
@@ -133,7 +150,7 @@ class Encoder:
         return kept
 
 
-class _Heads(dict[tuple[Any, ...], bytes]):
+class _Heads(dict[tuple[Any, ...], str]):
     """Measurement and tags of a line, made once for each set of tag values."""
 
     def __init__(self, m: Measurement):
@@ -141,9 +158,9 @@ class _Heads(dict[tuple[Any, ...], bytes]):
         self._name = escaped_name(m.name)
         self._keys = [escaped_tag(tag) for tag in m.tags]
 
-    def __missing__(self, values: tuple[Any, ...]) -> bytes:
+    def __missing__(self, values: tuple[Any, ...]) -> str:
         tags = [f"{k}={escaped_tag(tag_of(v))}" for k, v in zip(self._keys, values, strict=True)]
-        head = ",".join([self._name, *tags]).encode()
+        head = ",".join([self._name, *tags])
         if len(self) < 100_000:
             self[values] = head
         return head
@@ -178,19 +195,61 @@ def _flat(text: str, backslash: str = "\\") -> str:
     return text.replace("\n", f"{backslash}n").replace("\r", f"{backslash}r")
 
 
-def _cells(kind: Kind, key: bytes, values: Values) -> list[bytes] | bytes:
-    """`values`, each behind `key`, or empty where missing; one text when it is the same in every
-    row, and empty when there is no value at all."""
-    if values[0] is None and values.count(None) == len(values):
-        return b""
-    types = set(map(type, values))
-    if not types <= _TYPES[kind] or (kind == "int" and _largest(values, types) not in INT64):
-        values = held(kind, values)
-        types = set(map(type, values))
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one field adds to each row: a cell of the row's own between two texts that are the
+    same in all. Where the field is missing in some row, its cells hold everything or nothing."""
+
+    before: str
+    cells: Sequence[str]
+    after: str = ""
+
+    @property
+    def full(self) -> bool:
+        """Whether it is in every row."""
+        return bool(self.before) or all(self.cells)
+
+    def first(self) -> "Part":
+        """It as the first field of its lines: without the comma."""
+        if self.before:
+            return Part(self.before[1:], self.cells, self.after)
+        return Part("", [cell[1:] for cell in self.cells])
+
+
+def _cells(kind: Kind, key: str, values: Values) -> Part | str:
+    """`values`, each behind `key`; one text when it is the same in every row, and empty when
+    there is no value at all."""
     first = values[0]
+    if first is None and values.count(None) == len(values):
+        return ""
+    if kind in ("int", "float") and (text := _numbers(kind, values)) is not None:
+        end = "i" if kind == "int" else ""
+        one = _json(first) + b","
+        if len(text) + 1 == len(one) * len(values) and text == (one * len(values))[:-1]:
+            return f"{key}{one[:-1].decode()}{end}"
+        return Part(key, text.decode().split(","), end)
+    values = held(kind, values)
+    types, first = set(map(type, values)), values[0]
     if values[-1] == first and len(types) == 1 and values.count(first) == len(values):
-        return b"" if first is None else _some(kind, key, [first], types)[0]
-    return _some(kind, key, values, types)
+        return "" if first is None else _some(kind, key, [first], types)[0]
+    if kind == "str" and types == {str}:
+        return Part(key + '"', _escaped(values), '"')
+    return Part("", _some(kind, key, values, types))
+
+
+def _numbers(kind: Kind, values: Values) -> bytes | None:
+    """`values` as JSON has them, commas between, when each is one that a field of `kind` holds,
+    and else None. What the text is made of tells that in a fraction of a look at each type."""
+    try:
+        text = _json(values)[1:-1]
+        if kind == "int":  # refuses what is no integer of 64 bits, but for true and false
+            pack(f"{len(values)}q", *values)
+            return None if b"e" in text else text
+    except (TypeError, ValueError, OverflowError, StructError):
+        return None
+    if text.count(b".") != len(values) or any(mark in text for mark in (b'"', b"[", b"{")):
+        return None
+    return text
 
 
 def held(kind: Kind, values: Values) -> Values:
@@ -208,38 +267,41 @@ def _largest(values: Values, types: set[type]) -> int:
     return largest
 
 
-def _some(kind: Kind, key: bytes, values: Values, types: set[type]) -> list[bytes]:
+def _some(kind: Kind, key: str, values: Values, types: set[type]) -> list[str]:
     if kind == "str":
-        return _strings(key, values, types)
-    end = b"i" if kind == "int" else b""
-    text = key + _json(values)[1:-1].replace(b",", b"%b\n%b" % (end, key)) + end
-    if b"null" in text:  # also what JSON has for NaN and the infinities
-        text = text.replace(b"%bnull%b" % (key, end), b"")
-    return text.split(b"\n")
+        return ["" if v is None else f'{key}"{v}"' for v in _escaped(values)]
+    end = "i" if kind == "int" else ""
+    text = key + _json(values)[1:-1].decode().replace(",", f"{end}\n{key}") + end
+    if "null" in text:  # also what JSON has for NaN and the infinities
+        text = text.replace(f"{key}null{end}", "")
+    return text.split("\n")
 
 
 _SPECIAL = re.compile(r'["\\\n\r]')
 
 
-def _strings(key: bytes, values: Values, types: set[type]) -> list[bytes]:
+def _escaped(values: Values) -> Values:
     if _SPECIAL.search("".join(filter(None, values))):
-        values = [v and escaped_string(v) for v in values]
-    if _NONE not in types:
-        head = key.decode() + '"'
-        return (head + f'"\n{head}'.join(values) + '"').encode().split(b"\n")
-    return [b"" if v is None else b'%b"%b"' % (key, v.encode()) for v in values]
+        return [v and escaped_string(v) for v in values]
+    return values
 
 
-def _woven(heads: list[bytes], same: bytes, parts: list[list[bytes]], times: list[bytes]) -> bytes:
+def _woven(heads: Sequence[str], same: str, parts: Sequence[Part], times: list[str]) -> bytes:
     """Columns of texts as lines: one string to join for all rows, cell by cell. `same` are the
-    fields that are the same in every row, `times` have their space and line end."""
-    width, rows = len(parts) + 3, len(heads)
-    cells = [same] * (width * rows)
-    cells[0::width] = heads
-    for i, part in enumerate(parts, 2):
-        cells[i::width] = part
-    cells[width - 1 :: width] = times
-    return b"".join(cells)
+    fields that are the same in every row; a single head is that of all rows."""
+    shared, rows = len(heads) == 1, len(times)
+    pattern, columns, text = [], [], f"{heads[0]} {same}"
+    if not shared:
+        pattern, columns, text = ["", ""], [heads], f" {same}"
+    for part in (*parts, Part(" ", times, "\n")):
+        pattern += [text + part.before, ""]
+        columns.append(part.cells)
+        text = part.after
+    pattern.append(text)
+    cells = pattern * rows
+    for i, column in enumerate(columns):
+        cells[2 * i + 1 :: len(pattern)] = column
+    return "".join(cells).encode()
 
 
 ENCODERS = {name: Encoder(m) for name, m in MEASUREMENTS.items()}
