@@ -1,6 +1,7 @@
 """Lines a second a core from the spool up to the socket, beside influxdb-client's Points."""
 
 import argparse
+import os
 import random
 import socket
 import statistics
@@ -112,8 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
     share = 10 if arguments.quick else 1
     with tempfile.TemporaryDirectory(prefix="tokenswarm-bench-") as folder, sink() as url:
         spools = {w: write_spool(Path(folder) / w, n // share) for w, n in LINES.items()}
+        before = os.getloadavg()[0]
         found = [measure_round(url, spools, i % 2 == 1) for i in range(rounds)]
     print(table(found))
+    print(machine(before, os.getloadavg()[0]))
     over = exceeded(found)
     print("\n".join(over) or "within budget")
     if arguments.json:
@@ -142,6 +145,15 @@ def measure(way: str, url: str, spool: Path) -> Figures:
     if process.returncode:
         raise BenchError(f"{way} ended with {process.returncode}: {trouble[-1000:].decode()}")
     return msgspec.json.decode(said, type=Figures)
+
+
+def machine(before: float, after: float) -> str:
+    """How busy the machine was: what else it did takes a share of caches and clock, hence CPU
+    time too. One busy core is the measurement's own."""
+    return (
+        f"machine: {os.cpu_count()} cores, load average over a minute {before:.2f} before, "
+        f"{after:.2f} after"
+    )
 
 
 def median_us(rounds: Sequence[dict[str, Figures]], way: str) -> float:
