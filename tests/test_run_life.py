@@ -26,6 +26,7 @@ from tests.scripted_server import Close, serve
 from tokenswarm.clock import SAME_CLOCK
 from tokenswarm.sim import truth
 from tokenswarm.sim.process import start
+from tokenswarm.store import parquet
 
 ONE = {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "hi"}}
 
@@ -50,6 +51,17 @@ def test_requests_in_flight_at_the_end_are_drained_not_lost(tmp_path: Path) -> N
     assert len(got) == len(truth.read(tmp_path / "truth.jsonl").requests)
     assert {r["status"] for r in got} == {"ok"}
     assert max(r["t_end_s"] for r in got) > 2.2
+
+
+def test_gpu_and_engines_were_looked_at_before_the_load_begins(tmp_path: Path) -> None:
+    with start("steady") as box:
+        file = scenario(tmp_path / "early.yaml", box.ollama_url, ONE, max_requests=3)
+        _, run = run_once(file, cwd=tmp_path)
+    t0_ns = run.read_manifest().t0_unix_ns
+    assert {r["status"] for r in records(run)} == {"ok"}
+    for measurement in ("gpu", "engine"):
+        assert min(parquet.read(run, measurement)["time_ns"]) < t0_ns
+    assert min(r["t_sent_s"] for r in records(run)) >= 0
 
 
 def test_what_is_left_after_the_drain_is_cut_and_recorded_as_cut(tmp_path: Path) -> None:

@@ -155,6 +155,19 @@ def test_rows_reach_the_spool_while_it_samples(simulation: dict[str, Any], tmp_p
     assert len(table(tmp_path, "gpu")) >= 5
 
 
+def test_when_it_says_that_it_samples_everything_has_been_looked_at(
+    simulation: dict[str, Any], tmp_path: Path
+) -> None:
+    gpu = {"source": "sim", "interval_s": 0.05, "control_url": simulation["control_url"]}
+    told = config(tmp_path, gpu=gpu, engines=[engine(simulation["ollama_url"])], health=True)
+    with sampler(told) as process:
+        assert "started" in said(process)
+        now_ns = time.time_ns()
+        end(process)
+    for measurement in ("gpu", "engine"):
+        assert table(tmp_path, measurement)[0]["time_ns"] < now_ns
+
+
 def test_a_stuck_engine_delays_neither_the_gpu_nor_the_other_engines(
     simulation: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -124,8 +124,10 @@ class Master:
         self.run = run = self._new_run(scenario, prepared)
         self._over.clear()
         log.info("run %s: everything goes to %s", run.manifest.run_id, run.dir.path)
-        run.start = self._run_start(run, prepared)
         source = self._start_sampler(run, prepared)
+        # late enough for the sampler to have looked, and for every worker to be ready
+        run.manifest.t0_unix_ns = time.time_ns() + LEAD_NS
+        run.start = self._run_start(run, prepared)
         run.dir.write_manifest(run.manifest)
         if database := database_environ(self._options):
             run.shipper = ShipperProcess(run.dir.path, database)
@@ -196,6 +198,8 @@ class Master:
         run.sampler = SamplerProcess(
             sampler_config(manifest, spool, scenario, prepared.engines, source, agents)
         )
+        if not run.sampler.wait():
+            manifest.notes.append("the load began before the sampler had said that it samples")
         return source
 
     def _refuse(self, error: TokenswarmError) -> None:
@@ -303,7 +307,7 @@ class Master:
             run.manifest.ended[drained.source] = drained.rows + drained.dropped
             run.manifest.routes[drained.source] = "shared"
             run.totals.report("w0", self.generator.totals())
-        elif not self._local:
+        elif not self._local and run.start is not None:
             self._drain_workers(run)
 
     def _drain_workers(self, run: Run) -> None:
@@ -346,7 +350,7 @@ class Master:
         if run.receiver is not None:
             run.receiver.close()
         if run.sampler is not None:
-            ended = run.sampler.end()
+            ended = run.sampler.end(run.manifest.t0_unix_ns)
             run.manifest.ended.update(ended.rows)
             run.manifest.routes.update(ended.routes)
             run.manifest.clocks.update(ended.clocks)

@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import gevent
 import msgspec
 
-from tokenswarm.clock import Clocks
+from tokenswarm.clock import NS, Clocks
 from tokenswarm.telemetry.sampler import LastWord
 from tokenswarm.telemetry.subscriber import DRAIN_S
 
 END_S = 10.0
+START_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class SamplerProcess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         # what an agent has not handed over yet is worth waiting for
+        self._t0_unix_ns: int = config["t0_unix_ns"]
         self._end_s = END_S + (DRAIN_S if config.get("agents") else 0.0)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tokenswarm.telemetry"],
@@ -42,15 +45,31 @@ class SamplerProcess:
         self._process.stdin.write(json.dumps(config).encode() + b"\n")
         self._process.stdin.flush()
 
-    def end(self) -> SamplerEnd:
-        """Close its stdin and take its last word; a sampler that hangs is killed and said."""
+    def wait(self, within_s: float = START_S) -> bool:
+        """Wait until it says that it samples; False: it did not in time."""
+        assert self._process.stdout is not None
+        with gevent.Timeout(within_s, False):
+            return bool(self._process.stdout.readline())
+        return False
+
+    def end(self, t0_unix_ns: int) -> SamplerEnd:
+        """Close its stdin and take its last word; a sampler that hangs is killed and said.
+
+        `t0_unix_ns`: where the run's seconds count from in the end.
+        """
         try:
             said, _ = self._process.communicate(timeout=self._end_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
             return SamplerEnd(notes=["the sampler did not end in time and was killed"])
-        return _last_word(said, self._process.returncode)
+        end = _last_word(said, self._process.returncode)
+        moved_s = (self._t0_unix_ns - t0_unix_ns) / NS
+        clocks = {
+            name: replace(c, first_s=c.first_s + moved_s, last_s=c.last_s + moved_s)
+            for name, c in end.clocks.items()
+        }
+        return replace(end, clocks=clocks)
 
 
 def _last_word(said: bytes, status: int) -> SamplerEnd:

@@ -60,6 +60,7 @@ class Agent(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A feed for the GPU, the host and the containers where they are named, and for each engine.
 
+    `t0_unix_ns` is where run seconds count from, as far as it is known so early.
     `models`: names of models (as in Engine) of targets that somebody else polls. `health`: one
     row a second and feed on the sampling itself. `clock_offset_ns` moves this process's wall
     clock onto the master's.

@@ -24,6 +24,7 @@ class Health:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.looked = threading.Event()  # once
         self._lock = threading.Lock()
         self._looks = Looks()
         self._interval_s: float | None = None
@@ -45,6 +46,7 @@ class Health:
             looks.cost_max_s = max(looks.cost_max_s, cost_s)
             looks.cpu_s += cpu_s
             self._interval_s, self._last_s, self._missed = interval_s, began_s, missed
+        self.looked.set()
 
     def row(self, time_ns: int, run_id: str, host: str, source: str) -> Pair:
         """Everything since the last call, as a row of measurement `agent`."""

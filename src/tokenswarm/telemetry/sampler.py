@@ -2,14 +2,16 @@
 
 As a program it is the sampler process of a run: told what to do on the first line of its
 standard input, it samples until that input ends (its parent ended, however that came about) or
-SIGTERM, and says on standard output what it reads ({"started": ...}) and, at the end, how many
-rows each source holds and what went wrong ({"ended": {SOURCE: ROWS}, "notes": [...]}).
+SIGTERM. On standard output it says what it reads ({"started": ...}), once everything has been
+looked at or `FIRST_LOOKS_S` are over, and at the end how many rows each source holds and what
+went wrong ({"ended": {SOURCE: ROWS}, "notes": [...]}).
 """
 
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from tokenswarm.telemetry.subscriber import Names, Subscriber
 
 MAX_LINE = 1 << 20
 MAX_NOTES = 50
+FIRST_LOOKS_S = 3.0
 
 OpenWriter = Callable[[Path, str], Writer]
 
@@ -104,6 +107,19 @@ class Sampler:
             self.spawn(HealthFeed(self._healths, self._config, self._clock))
         return {"gpu": self.gpu, "sources": self.sources}
 
+    def wait_for_looks(self, stop: threading.Event, within_s: float = FIRST_LOOKS_S) -> None:
+        """Until every feed has looked once and every agent's rows have come, or the time is over
+        (a server that hangs), or `stop` is set."""
+        until = time.monotonic() + within_s
+        while not self._looked() and time.monotonic() < until:
+            if stop.wait(0.01):
+                return
+
+    def _looked(self) -> bool:
+        alive = {t.name for t in self._threads if t.is_alive()}
+        waiting = [n for n, h in self._healths.items() if n in alive and not h.looked.is_set()]
+        return not waiting and all(s.sampled for s in self.subscribers)
+
     def last_word(self) -> LastWord:
         """What to tell after `stop`."""
         agents = {s.name: AgentsWord(list(s.rows), s.gpu, s.clocks) for s in self.subscribers}
@@ -175,8 +191,10 @@ def main() -> int:
     except (msgspec.DecodeError, UsageError) as e:
         sys.stderr.write(f"tokenswarm telemetry: no usable configuration on stdin: {e}\n")
         return UsageError.exit_code
-    _say({"started": sampler.start()})
+    started = sampler.start()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
+    sampler.wait_for_looks(ended)
+    _say({"started": started})
     ended.wait()
     sampler.stop()
     _say(sampler.last_word())

@@ -122,6 +122,7 @@ class Subscriber:
         self._deadline_s: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"agent {agent.address}")
+        self._sampled = threading.Event()
         self.about: wire.About | None = None
         self.gpu: dict[str, Any] = {}
         self.clocks: Clocks | None = None
@@ -138,6 +139,11 @@ class Subscriber:
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether rows have come, or none will."""
+        return self._sampled.is_set() or not self._thread.is_alive()
 
     def stop(self) -> None:
         """Have the agent end its sampling and fetch what is left, for as long as `drain_s`."""
@@ -247,6 +253,7 @@ class Subscriber:
                 frame = unpack(name, data)
                 _check(frame, self._config.run_id)
                 channel.send(wire.Ack(name, self._source(name).append(frame, self._note)))
+                self._sampled.set()
             case wire.Ended():
                 self._ended = message
                 for note in message.notes:
