@@ -24,6 +24,7 @@ from tokenswarm.store.spool import follow, segments
 
 POLL_S = 0.5
 SAID_S = 5.0
+KEPT_BYTES = 32 * 2**20
 SETTLING_S = 1.5 * SETTLE_S  # it is not in vain to wait for that
 
 
@@ -111,6 +112,7 @@ class Shipper:
         A run's derived rows come last, when they are there. Ends early, with `done` False, when
         the patience does. UsageError: the database denies us.
         """
+        keep_freed_memory()
         try:
             self._settling.forgot()  # when the server was started, before anything is sent
             while True:
@@ -264,6 +266,16 @@ def collector_at_rest() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next batch, up to 32 MiB, instead of giving it back:
+    fresh pages for each batch's text cost a fifteenth of the time.
+
+    It keeps twice the largest block that was freed so far. This one's pages are never touched;
+    other C libraries do nothing.
+    """
+    bytes(KEPT_BYTES // 2)
 
 
 def _piece(source: str, first_seq: int, pairs: list[Pair]) -> Piece:
