@@ -1,6 +1,6 @@
 """The one module of analysis that reads and writes files: a run directory in, figures out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +13,7 @@ from tokenswarm.analysis import gates as gate
 from tokenswarm.analysis.collateral import Collateral, with_collateral
 from tokenswarm.analysis.columns import Columns, Ints, Texts, coded, floats, run_seconds, texts
 from tokenswarm.analysis.distributions import Distribution, distributions
+from tokenswarm.analysis.drift import Drift, added, drifts, moved, moved_requests
 from tokenswarm.analysis.evidence import SIDES, evidence
 from tokenswarm.analysis.figures import Summary
 from tokenswarm.analysis.gates import Gate
@@ -63,11 +64,12 @@ def examine(
 ) -> Analysis:
     """Analyse a run whose Parquet files are there; writes what `analyse` writes beside them."""
     with Stored(run, "request") as columns:
-        table = requests(columns)
+        apart = drifts(manifest.clocks, manifest.routes)
+        table = _requests(columns, apart)
         facts = facts_of(manifest, _last_s(run, manifest), built.notes())
         names = model_names(facts.models, table)
         gate.check(gates, names)
-        measured, line = _measure(run, manifest, facts, names, table, built, columns)
+        measured, line = _measure(run, manifest, facts, names, table, built, columns, apart)
     summary = summarise(facts, measured, gates)
     _write(run, summary, table, measured.found.strata)
     return Analysis(summary, line, distributions(table, measured.found.strata, names))
@@ -81,15 +83,16 @@ def _measure(
     table: Requests,
     built: BuildReport,
     columns: Stored,
+    apart: Mapping[str, Drift],
 ) -> tuple[Measured, Timeline]:
     t0 = manifest.t0_unix_ns
-    sides = {name: parquet.read(run, name) for name in SIDES}
+    sides = {name: moved(parquet.read(run, name), t0, apart) for name in SIDES}
     residency, processes = sides["residency"], sides["gpu_process"]
     seen = evidence(sides, t0, manifest.telemetry, manifest.scenario)
     found = seen.find(table)
     tokens = TokenSeries(len(names), facts.duration_s, facts.load_s)
     lost = Collateral(names, found.events, facts.duration_s)
-    for some in _replies(columns, names):
+    for some in _replies(columns, names, apart):
         tokens.add(some)
         lost.add(some)
     found = replace(found, events=with_collateral(found, lost, table, tokens))
@@ -166,7 +169,14 @@ def _last_of(run: RunDir, manifest: Manifest, worker: str) -> float | None:
     return None if np.isnan(at) else (int(last["time_ns"][0]) - manifest.t0_unix_ns) / 1e9
 
 
-def _replies(columns: Stored, names: Sequence[str]) -> Iterator[Replies]:
+def _requests(columns: Stored, apart: Mapping[str, Drift]) -> Requests:
+    table = requests(columns)
+    return moved_requests(table, texts(columns, "worker")[table.row], apart) if apart else table
+
+
+def _replies(
+    columns: Stored, names: Sequence[str], apart: Mapping[str, Drift]
+) -> Iterator[Replies]:
     """Token gaps of all requests, some at a time; DuckDB reads the next while these are used."""
     sized = columns.select("time_ns, coalesce(len(gaps_us), 0)::BIGINT AS n")
     lengths, times = np.asarray(sized["n"]), np.asarray(sized["time_ns"])
@@ -174,9 +184,13 @@ def _replies(columns: Stored, names: Sequence[str]) -> Iterator[Replies]:
     def read(lo: int, hi: int) -> Replies:
         where = ("time_ns >= ? AND time_ns < ?", [lo, hi])
         gaps = np.asarray(columns.select("unnest(gaps_us) AS gap", *where)["gap"])
-        some = columns.select(", ".join(_REPLY), *where)
+        some = columns.select(", ".join((*_REPLY, "worker") if apart else _REPLY), *where)
         first, past = np.searchsorted(times, [lo, hi])  # the file lies by time
-        return _some(some, names, gaps, lengths[first:past])
+        reply = _some(some, names, gaps, lengths[first:past])
+        if not apart:
+            return reply
+        add_s = added(texts(some, "worker"), reply.t_end_s, apart)
+        return replace(reply, t_first_s=reply.t_first_s + add_s, t_end_s=reply.t_end_s + add_s)
 
     with ThreadPoolExecutor(1) as reader:
         waiting = None
