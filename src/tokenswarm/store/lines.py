@@ -228,6 +228,8 @@ def _cells(kind: Kind, key: str, values: Values) -> Part | str:
         if len(text) + 1 == len(one) * len(values) and text == (one * len(values))[:-1]:
             return f"{key}{one[:-1].decode()}{end}"
         return Part(key, text.decode().split(","), end)
+    if type(first) is str and values.count(first) == len(values) and kind == "str":
+        return _some(kind, key, [first], {str})[0]
     values = held(kind, values)
     types, first = set(map(type, values)), values[0]
     if values[-1] == first and len(types) == 1 and values.count(first) == len(values):
