@@ -23,8 +23,9 @@ SAMPLE_S = 0.06
 NARROW_S = 0.2
 REST_S = 0.08
 LET_GO_LEAST = 3
-ALIKE_S, ALIKE_RATIO = 0.15, 0.1
-"""Where half of those that left had been idle equally long, give or take that, a clock did it."""
+ALIKE_S, ALIKE_RATIO = 0.08, 0.1
+"""Where nearly all that need not have left had been idle equally long, give or take that, a
+clock did it."""
 REST_LEAST_S = 0.3
 """Whoever goes sooner than that after its last request was waited for."""
 FIT_RATIO = 0.8
@@ -159,16 +160,13 @@ class _Unforced:
         if len(free) >= max(LET_GO_LEAST, len(gone) / 2):
             return nearest_rank(np.array(free), 0.25) or np.inf
         roomy = np.array(
-            [
-                r
-                for s, r, k in zip(gone, rests, turn, strict=True)
-                if r >= REST_LEAST_S and (k is None or self._room(s, k))
-            ]
+            [r for s, r, k in zip(gone, rests, turn, strict=True) if k is None or self._room(s, k)]
         )
         if len(roomy) < max(LET_GO_LEAST, len(gone) / 2):
             return np.inf
-        low, high = np.quantile(roomy, [0.25, 0.75])
-        return float(low) if high - low <= ALIKE_S + ALIKE_RATIO * low else np.inf
+        low, usual, high = np.quantile(roomy, [0.1, 0.25, 0.9])
+        alike = low >= REST_LEAST_S and high - low <= ALIKE_S + ALIKE_RATIO * low
+        return float(usual) if alike else np.inf
 
     def _room(self, stay: Stay, k: int) -> bool:
         """Whether the newcomer had room beside it."""
