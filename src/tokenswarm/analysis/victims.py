@@ -269,7 +269,8 @@ def _departures(stays: Sequence[Stay]) -> list[Stay]:
 
 def _seen_too(engine: Stay, gpu: Stay) -> bool:
     """Whether the GPU saw the same stay, to its end (the end may lie a little before)."""
-    overlap = gpu.start_s < engine.end_s and engine.start_s - SLACK_S < gpu.end_s
+    since = engine.after_s if engine.came else engine.start_s - SLACK_S  # its list may be stale
+    overlap = gpu.start_s < engine.end_s and since < gpu.end_s
     return gpu.model == engine.model and overlap and gpu.went
 
 
