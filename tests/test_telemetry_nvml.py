@@ -535,6 +535,7 @@ def test_the_calibration_tool_prints_costs_and_both_tiers(install: Install) -> N
     assert "Driver 580.1" in done.stdout
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA driver on this host")
 def test_a_real_card_adds_up() -> None:
     nvml = Nvml(Owners(()))
