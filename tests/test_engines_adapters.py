@@ -110,7 +110,7 @@ def test_vllm_half_asleep_or_waking(
 
 def test_ollama_tells_the_file_of_a_model() -> None:
     digest = "ab" * 32
-    modelfile = f"# FROM x\n\nFROM /root/.ollama/models/blobs/sha256-{digest}\nPARAMETER a 1\n"
+    modelfile = f"# FROM x\n\nFROM /models/blobs/sha256-{digest}\nPARAMETER a 1\n"
     with canned_server({"/api/show": {"modelfile": modelfile}}) as canned:
         assert Ollama().blob(canned.url, "tiny", 5.0) == digest
         canned.answers["/api/show"] = {"modelfile": "FROM tiny:latest\n"}

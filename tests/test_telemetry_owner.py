@@ -386,10 +386,10 @@ def test_manifests_are_not_followed_out_of_the_store(tmp_path: Path) -> None:
 
 def test_ollama_s_runner_has_its_model_s_name_as_the_scenario_spells_it(tree: Tree) -> None:
     """The paths are those in the runner's own root, as in Ollama's container."""
-    folder = tree.root / "7" / "root" / "root/.ollama/models"
+    folder = tree.root / "7" / "root" / "var/lib/ollama/models"
     store(folder, tiny=A, other=B)
     tree.process(6, "/bin/ollama serve")
-    runner = "/bin/ollama runner --ollama-engine --model /root/.ollama/models/blobs/sha256-"
+    runner = "/bin/ollama runner --ollama-engine --model /var/lib/ollama/models/blobs/sha256-"
     tree.process(7, f"{runner}{A} --port 34567", parent=6)
     assert tree.owners().resolve(7).model == "tiny"  # not tiny:latest
     tree.process(8, f"{runner}{B}", parent=6)

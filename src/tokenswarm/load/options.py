@@ -12,107 +12,69 @@ from tokenswarm.scenario.model import ClosedLoad, Scenario
 from tokenswarm.scenario.overrides import override
 from tokenswarm.scenario.urls import target_urls
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--scenario": {
+        "metavar": "FILE", "default": "", "env_var": "TOKENSWARM_SCENARIO",
+        "help": "scenario file (YAML) that MixUser plays",
+    },
+    "--runs-dir": {
+        "metavar": "DIR", "default": "runs", "env_var": "TOKENSWARM_RUNS_DIR",
+        "help": "run directories are made here (default: runs)",
+    },
+    "--target-url": {
+        "metavar": "TARGET=URL", "action": "append", "default": [],
+        "help": "another address for a target of the scenario; repeatable",
+    },
+    "--rate": {
+        "type": float, "default": None,
+        "help": "requests a second in all: makes the load an open loop",
+    },
+    "--closed": {
+        "action": "store_true",
+        "help": "play a closed loop of --users, whatever the scenario says",
+    },
+    "--duration": {
+        "type": float, "default": None, "metavar": "S",
+        "help": "seconds of load, instead of the scenario's duration_s",
+    },
+    "--max-requests": {
+        "type": int, "default": None, "help": "end after so many requests in all",
+    },
+    "--seed": {
+        "type": int, "default": None, "help": "another seed: another sequence of requests",
+    },
+    "--agent": {
+        "metavar": "HOST:PORT", "action": "append", "default": [],
+        "help": "listen to this agent instead of the scenario's; repeatable",
+    },
+    "--gate": {
+        "metavar": "EXPR", "action": "append", "default": [],
+        "help": "also fail (exit code 1) unless EXPR over summary.json holds; repeatable",
+    },
+    "--junit": {
+        "metavar": "FILE", "default": None,
+        "help": "write the gates as JUnit XML here at the end; - is stdout",
+    },
+    "--markdown": {
+        "metavar": "FILE", "default": None,
+        "help": "write the result as Markdown here at the end; - is stdout",
+    },
+    "--no-live": {
+        "action": "store_true", "help": "no line of live progress on stderr",
+    },
+    "--only-tokenswarm": {
+        "action": "store_true", "help": "leave out Locust's own tables at the end",
+    },
+}  # fmt: skip
+
 
 def add_arguments(parser: Any) -> None:
-    """Add tokenswarm's group; Locust's own servers listen on loopback unless told otherwise."""
+    """Add tokenswarm's options; Locust's own servers listen on loopback unless told otherwise."""
     add = parser.add_argument  # not a group: only Locust's parser knows include_in_web_ui
-    add(
-        "--scenario",
-        metavar="FILE",
-        default="",
-        env_var="TOKENSWARM_SCENARIO",
-        include_in_web_ui=False,
-        help="scenario file (YAML) that MixUser plays",
-    )
-    add(
-        "--runs-dir",
-        metavar="DIR",
-        default="runs",
-        env_var="TOKENSWARM_RUNS_DIR",
-        include_in_web_ui=False,
-        help="run directories are made here (default: runs)",
-    )
-    add(
-        "--target-url",
-        metavar="TARGET=URL",
-        action="append",
-        default=[],
-        include_in_web_ui=False,
-        help="another address for a target of the scenario; repeatable",
-    )
-    add(
-        "--rate",
-        type=float,
-        default=None,
-        include_in_web_ui=False,
-        help="requests a second in all: makes the load an open loop",
-    )
-    add(
-        "--closed",
-        action="store_true",
-        include_in_web_ui=False,
-        help="play a closed loop of --users, whatever the scenario says",
-    )
-    add(
-        "--duration",
-        type=float,
-        default=None,
-        metavar="S",
-        include_in_web_ui=False,
-        help="seconds of load, instead of the scenario's duration_s",
-    )
-    add(
-        "--max-requests",
-        type=int,
-        default=None,
-        include_in_web_ui=False,
-        help="end after so many requests in all",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=None,
-        include_in_web_ui=False,
-        help="another seed: another sequence of requests",
-    )
-    add(
-        "--agent",
-        metavar="HOST:PORT",
-        action="append",
-        default=[],
-        include_in_web_ui=False,
-        help="listen to this agent instead of the scenario's; repeatable",
-    )
-    add(
-        "--gate",
-        metavar="EXPR",
-        action="append",
-        default=[],
-        include_in_web_ui=False,
-        help="also fail (exit code 1) unless EXPR over summary.json holds; repeatable",
-    )
-    for flag, text in (("junit", "the gates as JUnit XML"), ("markdown", "the result as Markdown")):
-        add(
-            f"--{flag}",
-            metavar="FILE",
-            default=None,
-            include_in_web_ui=False,
-            help=f"write {text} here at the end; - is stdout",
-        )
-    add(
-        "--no-live",
-        action="store_true",
-        include_in_web_ui=False,
-        help="no line of live progress on stderr",
-    )
-    add(
-        "--only-tokenswarm",
-        action="store_true",
-        include_in_web_ui=False,
-        help="leave out Locust's own tables at the end",
-    )
+    for flag, settings in OPTIONS.items():
+        add(flag, include_in_web_ui=False, **settings)
     _add_database(add)
-    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")  # fmt: skip
+    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
 
 
 def _add_database(add: Any) -> None:

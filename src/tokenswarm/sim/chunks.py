@@ -51,11 +51,35 @@ class Head:
         )
 
 
-class VllmChat:
-    """A role-only chunk with the first output; the last token's chunk has the finish reason."""
+class _Vllm:
+    """What both of vLLM's streams share: how they count on the way, and how they end."""
 
     def __init__(self, head: Head, *, usage: bool, continuous: bool):
         self._head, self._usage, self._continuous = head, usage, continuous
+
+    def token(self, text: bytes, tokens: int, finish: str | None) -> bytes:
+        raise NotImplementedError
+
+    def finish(self, reason: str, tokens: int) -> list[bytes]:
+        done = [b"data: [DONE]\n\n"]
+        if not self._usage:
+            return done
+        end = b'],"usage":%b,"system_fingerprint":"%b"}\n\n'
+        usage = self._head.usage(tokens), FINGERPRINT.encode()
+        return [self._head.prefix + end % usage, *done]
+
+    def cut(self, reason: str, tokens: int) -> list[bytes]:
+        return [self.token(b"", tokens, reason), *self.finish(reason, tokens)]
+
+    def _so_far(self, tokens: int) -> bytes:
+        return b',"usage":' + self._head.usage(tokens) if self._continuous else b""
+
+
+class VllmChat(_Vllm):
+    """A role-only chunk with the first output; the last token's chunk has the finish reason."""
+
+    def __init__(self, head: Head, *, usage: bool, continuous: bool):
+        super().__init__(head, usage=usage, continuous=continuous)
         self._open = head.prefix + b'{"index":0,"delta":{"content":"'
         self._close = b'"},"logprobs":null,"finish_reason":null,"token_ids":null}]'
 
@@ -73,55 +97,29 @@ class VllmChat:
         mark = b"" if self._usage else b',"system_fingerprint":"%b"' % FINGERPRINT.encode()
         return self._open + text + end % (encode(finish), self._so_far(tokens), mark)
 
-    def finish(self, reason: str, tokens: int) -> list[bytes]:
-        done = [b"data: [DONE]\n\n"]
-        if not self._usage:
-            return done
-        end = b'],"usage":%b,"system_fingerprint":"%b"}\n\n'
-        usage = self._head.usage(tokens), FINGERPRINT.encode()
-        return [self._head.prefix + end % usage, *done]
-
-    def cut(self, reason: str, tokens: int) -> list[bytes]:
-        return [self.token(b"", tokens, reason), *self.finish(reason, tokens)]
-
     def whole(self, text: str, reason: str, tokens: int) -> bytes:
         message = {"role": "assistant", "content": text, "refusal": None, "reasoning": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         more = b',"service_tier":null,"system_fingerprint":"%b"' % FINGERPRINT.encode()
         return self._head.whole(b"chat.completion", choice, tokens, more)
 
-    def _so_far(self, tokens: int) -> bytes:
-        return b',"usage":' + self._head.usage(tokens) if self._continuous else b""
 
-
-class VllmText:
+class VllmText(_Vllm):
     """`/v1/completions`: no role, text chunks."""
 
     def __init__(self, head: Head, *, usage: bool, continuous: bool):
-        self._head, self._usage, self._continuous = head, usage, continuous
+        super().__init__(head, usage=usage, continuous=continuous)
         self._open = head.prefix + b'{"index":0,"text":"'
 
     def role(self) -> bytes:
         return b""
 
     def token(self, text: bytes, tokens: int, finish: str | None) -> bytes:
-        so_far = b',"usage":' + self._head.usage(tokens) if self._continuous else b""
         end = (
             b'","logprobs":null,"finish_reason":%b,"stop_reason":null,"prompt_token_ids":null,'
             b'"token_ids":null}]%b}\n\n'
         )
-        return self._open + text + end % (encode(finish), so_far)
-
-    def finish(self, reason: str, tokens: int) -> list[bytes]:
-        done = [b"data: [DONE]\n\n"]
-        if not self._usage:
-            return done
-        end = b'],"usage":%b,"system_fingerprint":"%b"}\n\n'
-        usage = self._head.usage(tokens), FINGERPRINT.encode()
-        return [self._head.prefix + end % usage, *done]
-
-    def cut(self, reason: str, tokens: int) -> list[bytes]:
-        return [self.token(b"", tokens, reason), *self.finish(reason, tokens)]
+        return self._open + text + end % (encode(finish), self._so_far(tokens))
 
     def whole(self, text: str, reason: str, tokens: int) -> bytes:
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
