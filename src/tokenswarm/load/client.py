@@ -63,7 +63,7 @@ class Reaper:
 
 
 def _overdue(exchange: Exchange, now: float) -> Fault | None:
-    idle_s = now - exchange.last_activity
+    idle_s = now - exchange.last_byte_at()
     limits = exchange.timeouts
     if exchange.body.done and idle_s > DONE_GRACE_S:
         # the stream has said its end but the HTTP message never ends: the answer is whole

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import gevent.socket
 
+from tokenswarm import native
 from tokenswarm.clock import NS
 from tokenswarm.errors import UsageError
 from tokenswarm.load.exchange import Exchange, Fault, Timeouts
@@ -93,7 +94,10 @@ class Connection:
             exchange.fault = Fault("reset", f"sending failed: {os.strerror(e.errno or 0)}")
             self._exchange = None
             return
-        POLLER.add(self._fd, self._readable)
+        if native.NATIVE and self._tls is None:
+            POLLER.add(self._fd, exchange.tap(self._fd, self._failed))
+        else:
+            POLLER.add(self._fd, self._readable)
         try:
             exchange.waiter.get()
         finally:
@@ -102,7 +106,9 @@ class Connection:
     def unlisten(self) -> None:
         """Take the socket from the poller; the connection is idle, or about to be closed."""
         POLLER.remove(self._fd)
-        self._exchange = None
+        if self._exchange is not None:
+            self._exchange.untap()
+            self._exchange = None
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
@@ -118,6 +124,10 @@ class Connection:
         if sent < len(data):
             self._sock.sendall(memoryview(data)[sent:])
 
+    def _failed(self, error: int) -> None:
+        if self._exchange is not None:
+            self._exchange.end(Fault("reset", os.strerror(error)))
+
     def _readable(self, now: float, unix_ns: int) -> None:
         """Read once. `now` and `unix_ns` are one moment on both clocks, shortly before."""
         exchange = self._exchange
@@ -128,7 +138,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as e:
-            exchange.end(Fault("reset", os.strerror(e.errno or 0)))
+            self._failed(e.errno or 0)
             return
         if ancillary:
             seconds, ns = STAMP.unpack(ancillary[0][2])

@@ -1,11 +1,14 @@
 """One request's passage over a connection: bytes as they arrive, the end, and stamps of both."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
 from gevent.hub import Waiter, get_hub
 from httptools import HttpParserError, HttpResponseParser
+
+from tokenswarm import native
 
 MAX_HEADER_BYTES = 64 * 1024
 _LONGEST_SIZE = 9  # hexadecimal digits of a chunk's size, and its CR
@@ -33,8 +36,12 @@ class Body(Protocol):
 
     done: bool
     fault: bool
+    fast: Any
+    token_times: list[float]
 
     def headers(self, status: int, content_type: str) -> None: ...
+
+    def past(self, size: int) -> None: ...
 
     def feed(self, now: float, data: bytes) -> int: ...
 
@@ -42,7 +49,7 @@ class Body(Protocol):
 class Meter(Protocol):
     """Counts token events as they arrive, for the second's tick."""
 
-    token_events: int
+    events: Any
 
 
 class Exchange:
@@ -50,20 +57,22 @@ class Exchange:
 
     `sent_at`, `headers_at`: perf_counter seconds, None until then. `status`: the final status.
     `fault`: None when the HTTP message was whole. A response in chunks usually brings one chunk a
-    recv, one token each: `received` takes such a chunk apart itself, which saves the parser's
-    way through three callbacks; anything else goes to the parser.
+    recv, one token each: the tap takes such chunks before they come here, where there is one;
+    else `received` takes such a chunk apart itself, which saves the parser's way through three
+    callbacks. Anything else goes to the parser.
     """
 
     __slots__ = (
-        "_between_chunks", "_chunk_ended", "_framed", "_header_bytes", "_keep_alive", "_meter",
-        "_parser", "_unlisten", "body", "complete", "content_type", "ended", "fault",
+        "_between_chunks", "_chunk_ended", "_events", "_framed", "_header_bytes", "_keep_alive",
+        "_parser", "_tap", "_unlisten", "body", "complete", "content_type", "ended", "fault",
         "headers_at", "last_activity", "sent_at", "started_at", "status", "timeouts", "waiter",
     )  # fmt: skip
 
     def __init__(self, unlisten: Any, body: Body, meter: Meter, timeouts: Timeouts):
         """`unlisten` takes the connection from the poller when the exchange ends."""
         self._unlisten = unlisten
-        self._meter = meter
+        self._events = meter.events
+        self._tap: Any = None
         self._parser: Any = HttpResponseParser(self)
         self._framed = self._keep_alive = self._chunk_ended = self._between_chunks = False
         self._header_bytes = 0
@@ -102,7 +111,7 @@ class Exchange:
         self._chunk_ended = False
 
     def on_body(self, data: bytes) -> None:
-        self._meter.token_events += self.body.feed(self.last_activity, data)
+        self._events.n += self.body.feed(self.last_activity, data)
 
     def on_chunk_complete(self) -> None:
         self._chunk_ended = True
@@ -113,6 +122,25 @@ class Exchange:
         self._keep_alive = self._framed and self._parser.should_keep_alive()
 
     # -- called by the connection
+    def tap(self, fd: int, on_error: Callable[[int], None]) -> Any:
+        """A native.Tap for this response on the plain socket `fd`."""
+        self._tap = native.Tap(
+            fd, self.body.token_times, self._events, self.received, self.closed, on_error
+        )
+        return self._tap
+
+    def untap(self) -> None:
+        """The tap reads no more; take what it knows. Idempotent."""
+        if self._tap is not None:
+            self.last_activity = self.last_byte_at()
+            self.body.past(self._tap.bytes)
+            self._tap = None
+
+    def last_byte_at(self) -> float:
+        """perf_counter seconds of the last bytes, or of the sending before any came."""
+        seen = 0.0 if self._tap is None else self._tap.last_s
+        return max(self.last_activity, seen)
+
     def received(self, now: float, data: bytes) -> None:
         """Take bytes that arrived at `now`; ends the exchange when they complete or break it.
 
@@ -124,15 +152,22 @@ class Exchange:
                 start = data.find(b"\r\n", 1, _LONGEST_SIZE) + 2
                 # one chunk and nothing else; the last chunk of a message (size 0) is not taken
                 if start > 2 and int(data[: start - 2], 16) == len(data) - start - 2 > 0:
-                    self._meter.token_events += self.body.feed(now, data[start:-2])
+                    self._events.n += self.body.feed(now, data[start:-2])
                     if self.body.fault:
                         self.end(Fault("too_large", "the response cannot be read on"))
+                    self._arm()
                     return
             self._parse(data)
+            self._arm()
         except HttpParserError as e:
             self.end(_parser_fault(e))
         except Exception as e:
             self.end(Fault("protocol", f"{type(e).__name__}: {e}"))
+
+    def _arm(self) -> None:
+        """Let the tap take chunks by itself, or no longer."""
+        if self._tap is not None:
+            self._tap.shape = self.body.fast if self._between_chunks else None
 
     def _parse(self, data: bytes) -> None:
         self._parser.feed_data(data)

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from tokenswarm import native
+
 LOWEST_S = 1e-4
 RATIO = 1.05
 BUCKETS = 400  # 1e-4 s * 1.05**400 is over 8 hours
@@ -39,25 +41,32 @@ class Histogram:
 
 
 class ModelMeter:
-    """Running totals of one model; `token_events` is written by the connection's callback."""
+    """Running totals of one model; `events` is written where bytes arrive."""
 
     __slots__ = (
         "_last",
         "done",
         "engine",
+        "events",
         "failed",
         "model",
         "started",
         "target",
-        "token_events",
         "ttft",
     )
 
     def __init__(self, model: str, target: str, engine: str) -> None:
         self.model, self.target, self.engine = model, target, engine
-        self.started = self.done = self.failed = self.token_events = 0
+        self.started = self.done = self.failed = 0
+        self.events = native.Counter()
         self.ttft = Histogram()
         self._last = (0, 0, 0, 0)
+
+    @property
+    def token_events(self) -> int:
+        """Token events that have arrived."""
+        events: int = self.events.n
+        return events
 
     def since_last(self) -> tuple[int, int, int, int]:
         """Token events, started, done and failed since the last call."""

@@ -16,6 +16,8 @@ from typing import Any
 from gevent.hub import get_hub
 from gevent.monkey import get_original
 
+from tokenswarm import native
+
 TICK_S = 0.001
 MAX_READY = 4096
 
@@ -31,16 +33,20 @@ class Poller:
     def __init__(self) -> None:
         self._epoll: Any = None
         self._timer: Any = None
-        self._readable: dict[int, Readable] = {}
+        self._readable: dict[int, Any] = {}
 
-    def add(self, fd: int, readable: Readable) -> None:
-        """Call `readable` whenever `fd` has something to read, until `remove`."""
+    def add(self, fd: int, readable: Any) -> None:
+        """Read `fd` whenever it has something, until `remove`. `readable` is a Readable, which
+        reads it itself, or a native.Tap."""
         if self._epoll is None:
             # not before the first exchange: an epoll must not be shared over a fork
             self._epoll = _epoll()
             self._timer = get_hub().loop.timer(TICK_S, TICK_S)
         if not self._readable:
-            self._timer.start(self._look)
+            if native.NATIVE:
+                self._timer.start(native.look, self._epoll.fileno(), self._readable)
+            else:
+                self._timer.start(self._look)
         self._readable[fd] = readable
         self._epoll.register(fd, select.EPOLLIN)
 

@@ -30,15 +30,17 @@ class Reader:
     `token_times`: arrival of each token event, in order, as given to `feed`. `first_event`:
     the first event of any sort (role-only chunk, ping). `first_visible`: the first token that is
     not reasoning alone. `done`: the stream said its end, the client need not read on. `fault`:
-    reading on is pointless. A whole answer (no stream) has no token events and no times but
-    its counts. Nothing here raises on what a server sends.
+    reading on is pointless. `fast`: the shape of a token event while the next byte starts an
+    event; who counts events of that shape elsewhere stamps them in `token_times` and says what
+    went `past`. A whole answer (no stream) has no token events and no times but its counts.
+    Nothing here raises on what a server sends.
     """
 
     __slots__ = (
-        "_body", "_bytes", "_complete", "_counts", "_ending", "_events", "_failure", "_fast",
-        "_form", "_learned", "_limit", "_now", "_read", "_scanner", "_shape", "_stray",
-        "_stream_form", "asked_model", "done", "fault", "finish_reason", "first_event",
-        "first_visible", "http_status", "model_reply", "server", "token_times",
+        "_body", "_bytes", "_complete", "_counts", "_ending", "_events", "_failure", "_form",
+        "_learned", "_limit", "_now", "_read", "_scanner", "_shape", "_stray", "_stream_form",
+        "asked_model", "done", "fast", "fault", "finish_reason", "first_event", "first_visible",
+        "http_status", "model_reply", "server", "token_times",
     )  # fmt: skip
 
     def __init__(self, read: Read, stream_form: Form, asked_model: str, limit: int) -> None:
@@ -62,9 +64,9 @@ class Reader:
         self._complete = False
         self._failure: tuple[str, str] | None = None
         self._ending: Ending | None = None
-        # the learned shape of a token event; `_fast` is it while the scanner is at a boundary
+        # the learned shape of a token event; `fast` is it while the scanner is at a boundary
         self._shape: Shape | None = None
-        self._fast: Shape | None = None
+        self.fast: Shape | None = None
 
     @property
     def counts(self) -> Counts:
@@ -102,11 +104,15 @@ class Reader:
         elif self._form == "ndjson":
             self._scanner = ndjson_scanner(self._limit)
 
+    def past(self, size: int) -> None:
+        """Take note of `size` bytes that held nothing but events of the shape `fast`."""
+        self._bytes += size
+
     def feed(self, now: float, data: bytes) -> int:
         """Take bytes of the body that arrived at `now`; the number of token events in them."""
         size = len(data)
         self._bytes += size
-        fast = self._fast
+        fast = self.fast
         if fast is None or size > self._limit:
             return self._feed(now, data, 0, self._shape)
         events, end = fast(data)
@@ -157,7 +163,7 @@ class Reader:
                 break
         if scanner.too_large and not self.done:
             self._fail("too_large", f"an event of more than {scanner.limit} bytes")
-        self._fast = self._shape if scanner.idle and not (self.done or self.fault) else None
+        self.fast = self._shape if scanner.idle and not (self.done or self.fault) else None
         return len(self.token_times) - before
 
     def _keep(self, data: bytes) -> None:

@@ -10,10 +10,14 @@ bytes before the text (head) and after it (tail). Bytes of the form head + slot 
 - a slot holds no line end, so the scanner would cut the same event.
 
 Ollama's `created_at` changes in every line: it is a second slot, in front of the first.
+
+`tokenswarm.native.Shape` is the same compiled; the two functions here stand in for it.
 """
 
 import re
 from collections.abc import Callable
+
+from tokenswarm import native
 
 # Counts token events of one shape from the start of the bytes, an event boundary: how many
 # there are before something else comes, and how many bytes they take.
@@ -76,9 +80,15 @@ def learn(block: bytes, key: str, text: str, least: int) -> Shape | None:
         return None
     head, tail = block[: span[0]], block[span[1] :]
     cut = _value(head, _STAMP)
-    if cut is None:
-        return _plain(head, tail, least)
-    return _stamped(head[: cut[0]], head[cut[1] :], tail, least)
+    lead = None if cut is None else head[: cut[0]]
+    return _shape(lead, head if cut is None else head[cut[1] :], tail, least)
+
+
+def _shape(lead: bytes | None, head: bytes, tail: bytes, least: int) -> Shape:
+    if native.NATIVE:
+        shape: Shape = native.Shape(lead, head, tail, least)
+        return shape
+    return _plain(head, tail, least) if lead is None else _stamped(lead, head, tail, least)
 
 
 def _one_line(block: bytes) -> bool:
