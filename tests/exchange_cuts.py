@@ -1,18 +1,25 @@
 """Feeds chunked responses to an Exchange in random pieces; run in a process of its own.
 
-argv: number of cuts, seed. Prints the number of differences to the response fed whole.
+argv: number of cuts, seed, and `tap` where the pieces shall come over a socket that the compiled
+tap reads. Prints the number of differences to the response fed whole.
 """
 
 from locust import User  # noqa: F401  (patches first)
 
 import itertools
 import random
+import select
+import socket
 import sys
 
+from gevent.monkey import get_original
+
+from tokenswarm import native
 from tokenswarm.load.exchange import Exchange, Timeouts
 from tokenswarm.load.meter import ModelMeter
 from tokenswarm.wire.reader import open_reader
 
+_epoll = get_original("select", "epoll")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 FINISH = (
     b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -60,26 +67,42 @@ def recut(parts: list[bytes], rng: random.Random) -> list[bytes]:
     return [whole[a:b] for a, b in itertools.pairwise(cuts)]
 
 
-def play(parts: list[bytes]) -> tuple[object, ...]:
+def play(parts: list[bytes], tap: bool = False) -> tuple[object, ...]:
     """What a response comes to, fed in `parts`."""
     reader = open_reader("openai", "chat", True, asked_model="m")
     meter = ModelMeter("m", "t", "e")
     exchange = Exchange(lambda: None, reader, meter, Timeouts())
-    for number, part in enumerate(parts):
-        exchange.received(float(number), part)
+    if tap:
+        send(parts, exchange)
+    else:
+        for number, part in enumerate(parts):
+            exchange.received(float(number), part)
+    exchange.untap()
     ending = reader.ended(exchange.complete)
     fault = exchange.fault.kind if exchange.fault else None
     alive = exchange.keeps_alive()
-    return exchange.complete, fault, alive, meter.token_events, ending.status, ending.error_kind
+    assert reader.counts.token_events == meter.token_events
+    return exchange.complete, fault, alive, reader.counts, ending.status, ending.error_kind
+
+
+def send(parts: list[bytes], exchange: Exchange) -> None:
+    """Send `parts` over a socket, each read by a look of its own."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, _epoll() as epoll:
+        epoll.register(ours.fileno(), select.EPOLLIN)
+        waiting = {ours.fileno(): exchange.tap(ours.fileno(), sys.exit)}
+        for part in parts:
+            theirs.sendall(part)
+            native.look(epoll.fileno(), waiting)
 
 
 def main() -> None:
-    n, seed = int(sys.argv[1]), int(sys.argv[2])
+    n, seed, tap = int(sys.argv[1]), int(sys.argv[2]), "tap" in sys.argv[3:]
     rng = random.Random(seed)
     different = 0
     for _ in range(n):
         parts = pieces(rng)
-        different += play([b"".join(parts)]) != play(recut(parts, rng))
+        different += play([b"".join(parts)]) != play(recut(parts, rng), tap)
     print(different)
 
 

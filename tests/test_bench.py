@@ -214,7 +214,15 @@ def test_every_client_goes_first_once_in_as_many_rounds() -> None:
     ],
 )
 def test_the_budget_has_a_slack_of_a_tenth(us: float, ratio: float | None, sentences: int) -> None:
-    rows = [Row("wrk", 99, 99, 99, 99, 1.0), Row("tokenswarm", us, us, us, us, ratio)]
+    rows = [Row("wrk", 6.5, 6.5, 6.5, 6.5, 1.0), Row("tokenswarm", us, us, us, us, ratio)]
+    assert len(hot_path.exceeded(rows)) == sentences
+
+
+@pytest.mark.parametrize(("us", "sentences"), [(24.0, 0), (26.3, 0), (26.5, 1)])
+def test_where_wrk_takes_twice_as_long_the_budget_is_twice_as_large(
+    us: float, sentences: int
+) -> None:
+    rows = [Row("wrk", 13.4, 13.4, 13.4, 13.4, 1.0), Row("tokenswarm", us, us, us, us, 1.8)]
     assert len(hot_path.exceeded(rows)) == sentences
 
 

@@ -1,5 +1,6 @@
 """The command line: help that is true, errors that are short, files that are shipped."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,18 +63,25 @@ def test_doctor_says_what_to_do_about_a_server_that_is_not_there(tmp_path: Path)
     assert "127.0.0.1:9" in (tmp_path / "stdout.txt").read_text()
 
 
-def test_the_wheel_holds_one_package_with_everything_it_reads(tmp_path: Path) -> None:
-    """Built from a copy, so that nothing is left in the tree."""
+def wheel_names(tmp_path: Path, **environ: str) -> set[str]:
+    """What is in the wheel, built from a copy, so that nothing is left in the tree."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=copy, check=True, capture_output=True)
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
+    shutil.copytree(ROOT / "src", copy / "src", ignore=left_out)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    argv = [*build, "-w", str(tmp_path), "."]
+    env = {**os.environ, **environ}
+    subprocess.run(argv, cwd=copy, env=env, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_one_package_with_everything_it_reads(tmp_path: Path) -> None:
+    names = wheel_names(tmp_path)
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"tokenswarm"}
     for needed in (
         "tokenswarm/demo.yaml",
@@ -83,6 +91,21 @@ def test_the_wheel_holds_one_package_with_everything_it_reads(tmp_path: Path) ->
         "tokenswarm/report/assets/uPlot.iife.min.js",
     ):
         assert needed in names
+
+
+def test_a_machine_without_a_compiler_gets_a_wheel_without_the_compiled_part(
+    tmp_path: Path,
+) -> None:
+    names = wheel_names(tmp_path, CC="false")
+    assert "tokenswarm/native.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+@pytest.mark.live
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler found as cc")
+def test_with_a_compiler_the_hot_path_is_compiled(tmp_path: Path) -> None:
+    names = wheel_names(tmp_path)
+    assert [n for n in names if n.startswith("tokenswarm/_native.") and n.endswith(".so")]
 
 
 def test_the_demo_in_the_package_is_the_one_among_the_scenarios() -> None:

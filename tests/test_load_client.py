@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.compiled import compiled
 from tests.scripted_server import (
     Action,
     Close,
@@ -109,7 +111,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def play(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def play(cases: list[dict[str, Any]], compiled: bool = True) -> dict[str, list[dict[str, Any]]]:
     """Records by case name, from the client in its own process."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("client_cases.py"))],
@@ -117,6 +119,7 @@ def play(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         capture_output=True,
         check=False,
         timeout=60,
+        env={**os.environ, "TOKENSWARM_NATIVE": str(int(compiled))},
     )
     assert done.returncode == 0, done.stderr.decode()
     assert b"Traceback" not in done.stderr, done.stderr.decode()
@@ -136,12 +139,15 @@ def spec(case: Case, port: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def played() -> tuple[dict[str, list[dict[str, Any]]], dict[str, ScriptedServer]]:
-    """Every case played once, at the same time, each against a server of its own."""
+@pytest.fixture(scope="module", params=[True, False], ids=["compiled", "python"])
+def played(
+    request: pytest.FixtureRequest,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, ScriptedServer]]:
+    """Every case played once, at the same time, each against a server of its own; with the
+    compiled part (where there is one) and without."""
     with contextlib.ExitStack() as stack:
         servers = {c.name: stack.enter_context(serve(c.script)) for c in CASES}
-        records = play([spec(c, servers[c.name].port) for c in CASES])
+        records = play([spec(c, servers[c.name].port) for c in CASES], request.param)
     return records, servers
 
 
@@ -254,10 +260,11 @@ def test_a_certificate_nobody_signed_is_refused_and_said(certificate: Path) -> N
     assert "certificate" in ending["error_text"].lower()
 
 
-def test_a_chunked_response_cut_anywhere_comes_to_the_same() -> None:
+@pytest.mark.parametrize("way", ["fed", pytest.param("tap", marks=compiled)])
+def test_a_chunked_response_cut_anywhere_comes_to_the_same(way: str) -> None:
     seed = secrets.randbelow(2**32)
     script = Path(__file__).with_name("exchange_cuts.py")
     done = subprocess.run(
-        [sys.executable, str(script), "5000", str(seed)], capture_output=True, check=False
+        [sys.executable, str(script), "5000", str(seed), way], capture_output=True, check=False
     )
     assert done.stdout == b"0\n", (seed, done.stdout, done.stderr.decode())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tokenswarm import __version__
+from tokenswarm import __version__, native
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.probe import check_models, probe, target_headers
 from tokenswarm.engines.protocol import EngineInfo
@@ -52,7 +52,7 @@ def checks(
     sys_root: Path = Path("/sys"),
 ) -> list[Check]:
     """Everything that can be known without a run. Takes as long as its targets let it wait."""
-    found = [_python(), _packages()]
+    found = [_python(), _packages(), _compiled()]
     engines: list[EngineInfo] = []
     for name in scenario.targets if scenario else ():
         assert scenario is not None
@@ -93,6 +93,13 @@ def _printable(text: str) -> str:
 def _python() -> Check:
     text = f"tokenswarm {__version__}, python {platform.python_version()}, {platform.system()}"
     return Check("version", True, text)
+
+
+def _compiled() -> Check:
+    if native.NATIVE:
+        return Check("hot path", True, "compiled")
+    way = "more CPU a token, same results; with cc and Python's headers: `pip install -e .` again"
+    return Check("hot path", None, "python only: nothing was compiled at installation", way)
 
 
 def _packages() -> Check:

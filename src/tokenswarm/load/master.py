@@ -16,7 +16,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from tokenswarm import __version__
+from tokenswarm import __version__, native
 from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
@@ -156,6 +156,7 @@ class Master:
             t0_unix_ns=t0_unix_ns,
             tokenswarm=__version__,
             python=platform.python_version(),
+            compiled=native.NATIVE,
             platform=platform.platform(),
             host=slug(socket.gethostname()),
             argv=sys.argv[1:],

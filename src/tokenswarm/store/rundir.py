@@ -17,6 +17,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     each source's records took (shared: straight into this directory; link: batches over Locust),
     `ended` what each source had recorded when it ended. `clock_offsets_ns` is what was added
     to the clock of each agent and worker before it wrote, `clocks` how it stood then and at last.
+    `compiled`: the hot path had its compiled part (on the master's host).
     """
 
     schema: int = 1
@@ -26,6 +27,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     load_end_unix_ns: int | None = None
     tokenswarm: str
     python: str
+    compiled: bool = False
     platform: str
     host: str
     argv: list[str] = []
