@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from tokenswarm.telemetry.container import docker_client
+from tokenswarm.telemetry.owners.container import docker_client
 
 IMAGE = "tokenswarm-test:1"
 READY_S = 60.0

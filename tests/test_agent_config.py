@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenswarm.errors import UsageError
-from tokenswarm.telemetry.agentconfig import (
+from tokenswarm.telemetry.agent.config import (
     KINDS,
     Kind,
     Settings,
@@ -18,8 +18,8 @@ from tokenswarm.telemetry.agentconfig import (
     read_settings,
     sampling,
 )
-from tokenswarm.telemetry.service import settings_of
-from tokenswarm.telemetry.token import proof, read_token
+from tokenswarm.telemetry.agent.service import settings_of
+from tokenswarm.telemetry.link.token import proof, read_token
 
 AGENTS = Path(__file__).parent.parent / "agents"
 TOKEN = "0123456789abcdef"

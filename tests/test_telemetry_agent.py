@@ -22,13 +22,13 @@ from tokenswarm.sim.process import start
 from tokenswarm.sim.serve import Endpoints
 from tokenswarm.store.frame import pack, unpack
 from tokenswarm.store.spool import inventory, rows
-from tokenswarm.telemetry import wire
-from tokenswarm.telemetry.agent import Agent as TelemetryAgent
-from tokenswarm.telemetry.agentconfig import Place
+from tokenswarm.telemetry.agent.config import Place
+from tokenswarm.telemetry.agent.server import Agent as TelemetryAgent
+from tokenswarm.telemetry.agent.subscription import greet
 from tokenswarm.telemetry.config import Agent, Config, Gpu
+from tokenswarm.telemetry.link import wire
+from tokenswarm.telemetry.link.subscriber import Names, Subscriber
 from tokenswarm.telemetry.sampler import Remarks, Sampler
-from tokenswarm.telemetry.subscriber import Names, Subscriber
-from tokenswarm.telemetry.subscription import greet
 
 TOKEN = "0123456789abcdef-correct"
 

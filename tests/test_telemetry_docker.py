@@ -16,10 +16,10 @@ from tokenswarm.store.row import check_row
 from tokenswarm.store.schema import CONTAINER
 from tokenswarm.store.spool import Writer, rows
 from tokenswarm.telemetry.config import Containers
-from tokenswarm.telemetry.container import DockerDirectory
-from tokenswarm.telemetry.docker_events import ContainerFeed
+from tokenswarm.telemetry.docker.events import ContainerFeed
 from tokenswarm.telemetry.feed import Outbox
-from tokenswarm.telemetry.owner import Owner, Owners
+from tokenswarm.telemetry.owners.container import DockerDirectory
+from tokenswarm.telemetry.owners.owner import Owner, Owners
 
 pytestmark = pytest.mark.live
 

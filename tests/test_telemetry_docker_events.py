@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tokenswarm.telemetry.container import LABELS, Container, inspected
-from tokenswarm.telemetry.docker_events import Event, Watch, event_in
-from tokenswarm.telemetry.docker_stats import Use, use_in
+from tokenswarm.telemetry.docker.events import Event, Watch, event_in
+from tokenswarm.telemetry.docker.stats import Use, use_in
+from tokenswarm.telemetry.owners.container import LABELS, Container, inspected
 
 ID = "ab" * 32
 LABEL = {"tokenswarm.model": "tiny"}

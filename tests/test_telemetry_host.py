@@ -20,7 +20,7 @@ from tokenswarm.telemetry.config import Gpu
 from tokenswarm.telemetry.host import HostFeed, HostReader, disk_of, memory_of, network_of
 from tokenswarm.telemetry.hostgpu import HostGpu, Memory
 from tokenswarm.telemetry.open import open_gpu
-from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.owners.owner import Owners
 
 MIB = 1 << 20
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")

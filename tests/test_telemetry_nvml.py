@@ -13,13 +13,13 @@ import pytest
 from tests.fake_driver import MIB, FakeDriver, Install, card, install
 from tokenswarm import doctor
 from tokenswarm.errors import UsageError
-from tokenswarm.telemetry import nvml as nvml_module
-from tokenswarm.telemetry import slow as slow_module
-from tokenswarm.telemetry.card import ACTIVITY_S
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
-from tokenswarm.telemetry.nvml import Nvml
-from tokenswarm.telemetry.owner import Owners
-from tokenswarm.telemetry.recent import FRESH_S, Recent
+from tokenswarm.telemetry.nvml import reader as nvml_module
+from tokenswarm.telemetry.nvml import slow as slow_module
+from tokenswarm.telemetry.nvml.card import ACTIVITY_S
+from tokenswarm.telemetry.nvml.reader import Nvml
+from tokenswarm.telemetry.owners.owner import Owners
+from tokenswarm.telemetry.owners.recent import FRESH_S, Recent
 
 __all__ = ["install"]  # a fixture
 
@@ -501,8 +501,8 @@ def test_a_driver_without_a_gpu_says_what_to_do(driver: FakeDriver) -> None:
 
 def test_a_host_without_driver_says_what_to_do(tmp_path: Path) -> None:
     code = (
-        "from tokenswarm.telemetry.nvml import Nvml\n"
-        "from tokenswarm.telemetry.owner import Owners\n"
+        "from tokenswarm.telemetry.nvml.reader import Nvml\n"
+        "from tokenswarm.telemetry.owners.owner import Owners\n"
         "Nvml(Owners(()))"
     )
     (tmp_path / "libnvidia-ml.so.1").write_text("no library")
@@ -522,7 +522,7 @@ def test_doctor_shows_the_cards_or_that_none_answers(driver: FakeDriver) -> None
 
 def test_the_calibration_tool_prints_costs_and_both_tiers(install: Install) -> None:
     driver = install()
-    command = [sys.executable, "-m", "tokenswarm.telemetry.calibrate"]
+    command = [sys.executable, "-m", "tokenswarm.telemetry.nvml.calibrate"]
     done = subprocess.run(
         [*command, "--seconds", "0.6", "--hz", "50"], env=driver.env,
         capture_output=True, text=True, check=True, timeout=60,

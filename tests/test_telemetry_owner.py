@@ -13,12 +13,12 @@ import pytest
 from tests.canned_server import canned_server
 from tests.news_server import news_server
 from tests.running import until
-from tokenswarm.telemetry import blobs
-from tokenswarm.telemetry.blobs import ShownBlobs, digest_of, names_in
-from tokenswarm.telemetry.commandline import named_model, said_models, short_name
 from tokenswarm.telemetry.config import Config, Engine
-from tokenswarm.telemetry.container import Container, container_ids
-from tokenswarm.telemetry.owner import (
+from tokenswarm.telemetry.owners import blobs
+from tokenswarm.telemetry.owners.blobs import ShownBlobs, digest_of, names_in
+from tokenswarm.telemetry.owners.commandline import named_model, said_models, short_name
+from tokenswarm.telemetry.owners.container import Container, container_ids
+from tokenswarm.telemetry.owners.owner import (
     ATTEMPTS,
     CHECK_S,
     NOBODY,
@@ -27,7 +27,7 @@ from tokenswarm.telemetry.owner import (
     Owners,
     owners_of,
 )
-from tokenswarm.telemetry.proc import INITIAL_PID_NAMESPACE, Proc
+from tokenswarm.telemetry.owners.proc import INITIAL_PID_NAMESPACE, Proc
 
 A, B = "a" * 64, "0123456789abcdef" * 4
 POD = "pod8f2c1d3e-0f4b-4a7e-9c55-2f3b4d5e6f70"
@@ -305,7 +305,7 @@ def test_in_another_pid_namespace_only_a_user_of_the_gpu_is_believed(
 
 @pytest.mark.live
 def test_a_process_without_pid_host_knows_that_pids_may_mean_others() -> None:
-    code = "from tokenswarm.telemetry.proc import Proc; print(Proc().sees_all())"
+    code = "from tokenswarm.telemetry.owners.proc import Proc; print(Proc().sees_all())"
     argv = [sys.executable, "-c", code]
     inside = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", *argv], capture_output=True, text=True

@@ -211,8 +211,8 @@ def run_ship(
 
 def run_agent(kind: str, config: Path | None, given: dict[str, str | None]) -> None:
     """Serve an agent of `kind` until SIGTERM. UsageError: its settings cannot be used."""
-    from tokenswarm.telemetry.agentconfig import KINDS
-    from tokenswarm.telemetry.service import serve, settings_of
+    from tokenswarm.telemetry.agent.config import KINDS
+    from tokenswarm.telemetry.agent.service import serve, settings_of
 
     serve(settings_of(KINDS[kind], config, given))
 

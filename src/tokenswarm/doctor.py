@@ -17,10 +17,10 @@ from tokenswarm.engines.probe import check_models, probe, target_headers
 from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import EXIT_GOOD, EXIT_USAGE, TargetError, TokenswarmError, UsageError
 from tokenswarm.scenario.model import ClosedLoad, Scenario, Target
-from tokenswarm.telemetry.agents import MetAgent, agents_of, ask_about
 from tokenswarm.telemetry.config import Agent
+from tokenswarm.telemetry.link.agents import MetAgent, agents_of, ask_about
+from tokenswarm.telemetry.link.wire import About
 from tokenswarm.telemetry.source import resolve_source
-from tokenswarm.telemetry.wire import About
 
 PACKAGES = ("locust", "gevent", "httptools", "duckdb", "numpy", "nvidia-ml-py", "influxdb-client")
 DRIFT_WINDOW_S = 0.2
@@ -189,8 +189,8 @@ def _gpu(scenario: Scenario | None, engines: list[EngineInfo], met: list[MetAgen
 def _driver(because: str) -> Check:
     """What NVML says of this host."""
     from tokenswarm.telemetry.gpu import TelemetryGap
-    from tokenswarm.telemetry.nvml import Nvml
-    from tokenswarm.telemetry.owner import Owners
+    from tokenswarm.telemetry.nvml.reader import Nvml
+    from tokenswarm.telemetry.owners.owner import Owners
 
     try:
         nvml = Nvml(Owners(()))

@@ -10,7 +10,7 @@ from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.errors import TargetError
 from tokenswarm.scenario.model import Model, Scenario, SyntheticPrompt, Target
 from tokenswarm.scenario.prompts import Vocabulary, measure
-from tokenswarm.telemetry.agents import MetAgent, meet
+from tokenswarm.telemetry.link.agents import MetAgent, meet
 from tokenswarm.wire.call import Call, request
 
 TOKEN_IDS = (10, 200)  # ids that every vocabulary has

@@ -10,8 +10,8 @@ import gevent
 import msgspec
 
 from tokenswarm.clock import NS, Clocks
+from tokenswarm.telemetry.link.subscriber import DRAIN_S
 from tokenswarm.telemetry.sampler import LastWord
-from tokenswarm.telemetry.subscriber import DRAIN_S
 
 END_S = 10.0
 START_S = 5.0

@@ -10,8 +10,8 @@ from tokenswarm.engines.probe import target_headers
 from tokenswarm.engines.protocol import EngineInfo
 from tokenswarm.scenario.model import Scenario
 from tokenswarm.store.rundir import Manifest
-from tokenswarm.telemetry.agents import MetAgent
 from tokenswarm.telemetry.config import Config, Engine, Gpu, Host
+from tokenswarm.telemetry.link.agents import MetAgent
 from tokenswarm.telemetry.source import GpuSource, resolve_source
 
 

@@ -14,7 +14,7 @@ from tokenswarm.telemetry.feed import Feed, Notes, Outbox
 from tokenswarm.telemetry.gpu import GpuReader, TelemetryGap, rows
 from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.open import open_gpu
-from tokenswarm.telemetry.owner import owners_of
+from tokenswarm.telemetry.owners.owner import owners_of
 from tokenswarm.telemetry.ticks import Ticks
 
 HEALTH_S = 1.0
@@ -32,7 +32,7 @@ def feeds(config: Config, clock: Clock, note: Notes) -> tuple[list[Feed], dict[s
 
         found.append(HostFeed(config.host_figures.interval_s, config.run_id, config.host, clock))
     if config.containers is not None:
-        from tokenswarm.telemetry.docker_events import ContainerFeed
+        from tokenswarm.telemetry.docker.events import ContainerFeed
 
         found.append(ContainerFeed(config.containers, config.run_id, config.host, clock))
     found += [EngineFeed(engine, config, clock) for engine in config.engines]

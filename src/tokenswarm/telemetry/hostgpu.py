@@ -16,8 +16,8 @@ import psutil
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample, TelemetryGap
 from tokenswarm.telemetry.host import memory_of, read_text
-from tokenswarm.telemetry.owner import Owners
-from tokenswarm.telemetry.recent import Recent
+from tokenswarm.telemetry.owners.owner import Owners
+from tokenswarm.telemetry.owners.recent import Recent
 
 SCAN_S = 1.0  # how often processes are looked for
 PORTS_S = 5.0  # how often it is asked who listens

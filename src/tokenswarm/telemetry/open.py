@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.config import Gpu
 from tokenswarm.telemetry.gpu import GpuReader
-from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.owners.owner import Owners
 
 
 def open_gpu(
@@ -25,7 +25,7 @@ def open_gpu(
 
         return SimulatedGpu(gpu.control_url or "")
     if gpu.source == "nvml":
-        from tokenswarm.telemetry.nvml import Nvml
+        from tokenswarm.telemetry.nvml.reader import Nvml
 
         return Nvml(owners, pcie=gpu.pcie)
     if gpu.source == "replay":

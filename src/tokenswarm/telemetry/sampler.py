@@ -28,7 +28,7 @@ from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.feed import Feed, Outbox
 from tokenswarm.telemetry.feeds import HealthFeed, feeds
 from tokenswarm.telemetry.health import Health
-from tokenswarm.telemetry.subscriber import Names, Subscriber
+from tokenswarm.telemetry.link.subscriber import Names, Subscriber
 
 MAX_LINE = 1 << 20
 MAX_NOTES = 50

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from tokenswarm.errors import UsageError
 from tokenswarm.scenario.model import Telemetry
 from tokenswarm.telemetry.config import Agent
-from tokenswarm.telemetry.subscriber import connect
-from tokenswarm.telemetry.token import read_token
-from tokenswarm.telemetry.wire import About, LinkError, RefusedError
+from tokenswarm.telemetry.link.subscriber import connect
+from tokenswarm.telemetry.link.token import read_token
+from tokenswarm.telemetry.link.wire import About, LinkError, RefusedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What asking NVML costs on this host: each call alone, and both tiers at work.
 
-`python -m tokenswarm.telemetry.calibrate [--seconds S] [--hz HZ] [--pcie]` prints it as Markdown.
+`python -m tokenswarm.telemetry.nvml.calibrate [--seconds S] [--hz HZ] [--pcie]` prints it as
+Markdown.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from tokenswarm.errors import UsageError
 from tokenswarm.store.row import Monotonic
 from tokenswarm.store.schema import GPU
 from tokenswarm.store.spool import Writer
-from tokenswarm.telemetry.cost import Cost
 from tokenswarm.telemetry.feed import FLUSH_S
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap, rows
-from tokenswarm.telemetry.nvml import Nvml
-from tokenswarm.telemetry.owner import Owners
+from tokenswarm.telemetry.nvml.cost import Cost
+from tokenswarm.telemetry.nvml.reader import Nvml
+from tokenswarm.telemetry.nvml.slow import SLOW_S
+from tokenswarm.telemetry.owners.owner import Owners
 from tokenswarm.telemetry.row import Pair
-from tokenswarm.telemetry.slow import SLOW_S
 from tokenswarm.telemetry.ticks import Pace, Ticks
 
 
@@ -127,7 +128,7 @@ def _percent(ratio: float | None) -> str:
 
 def main() -> int:
     """Print the table, and with --seconds what sampling costs; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tokenswarm.telemetry.calibrate")
+    parser = argparse.ArgumentParser(prog="python -m tokenswarm.telemetry.nvml.calibrate")
     parser.add_argument("--seconds", type=float, default=0.0, help="sample for so long, too")
     parser.add_argument("--hz", type=float, default=20.0, help="samples a second (default: 20)")
     parser.add_argument("--pcie", action="store_true", help="PCIe throughput, too (blocks)")

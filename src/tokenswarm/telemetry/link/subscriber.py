@@ -15,10 +15,10 @@ from tokenswarm.scenario.urls import agent_address
 from tokenswarm.store.frame import Frame, unpack
 from tokenswarm.store.row import check_row
 from tokenswarm.store.spool import Writer
-from tokenswarm.telemetry import wire
 from tokenswarm.telemetry.config import Agent, Config
 from tokenswarm.telemetry.feed import Notes
-from tokenswarm.telemetry.token import proof, same
+from tokenswarm.telemetry.link import wire
+from tokenswarm.telemetry.link.token import proof, same
 
 CONNECT_S = 3.0
 AGAIN_S = (0.1, 0.2, 0.5, 1.0)

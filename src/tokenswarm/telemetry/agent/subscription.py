@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from tokenswarm.clock import Clock
 from tokenswarm.store.frame import Frame
 from tokenswarm.store.spool import Position
-from tokenswarm.telemetry import wire
-from tokenswarm.telemetry.session import Session
-from tokenswarm.telemetry.token import proof, same
+from tokenswarm.telemetry.agent.session import Session
+from tokenswarm.telemetry.link import wire
+from tokenswarm.telemetry.link.token import proof, same
 
 GREET_S = 5.0
 LOOK_S = 0.25

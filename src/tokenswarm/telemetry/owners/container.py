@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenswarm.telemetry.proc import Proc
+from tokenswarm.telemetry.owners.proc import Proc
 
 DOCKER_URL = "unix:///var/run/docker.sock"
 TARGET_LABEL = "tokenswarm.target"

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.errors import UsageError
-from tokenswarm.telemetry.agent import Agent
-from tokenswarm.telemetry.agentconfig import (
+from tokenswarm.telemetry.agent.config import (
     GpuSection,
     Kind,
     Settings,
@@ -20,7 +19,8 @@ from tokenswarm.telemetry.agentconfig import (
     sampling,
     state_folder,
 )
-from tokenswarm.telemetry.idle import Idle
+from tokenswarm.telemetry.agent.idle import Idle
+from tokenswarm.telemetry.agent.server import Agent
 
 
 def settings_of(kind: Kind, file: Path | None, given: dict[str, str | None]) -> Settings:

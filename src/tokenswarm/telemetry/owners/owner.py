@@ -7,17 +7,17 @@ from pathlib import Path
 
 from tokenswarm.clock import slug
 from tokenswarm.engines.ollama import same_model
-from tokenswarm.telemetry.blobs import ShownBlobs, digest_of, names_in, store_of
-from tokenswarm.telemetry.commandline import named_model, said_models, short_name
 from tokenswarm.telemetry.config import Config
-from tokenswarm.telemetry.container import (
+from tokenswarm.telemetry.owners.blobs import ShownBlobs, digest_of, names_in, store_of
+from tokenswarm.telemetry.owners.commandline import named_model, said_models, short_name
+from tokenswarm.telemetry.owners.container import (
     Container,
     Directory,
     NoDirectory,
     container_of,
     directory_at,
 )
-from tokenswarm.telemetry.proc import Proc
+from tokenswarm.telemetry.owners.proc import Proc
 
 UNRESOLVED = "unresolved"
 """The value of both tags for a pid that is not this `/proc`'s: NVML gives the host's pids, and a

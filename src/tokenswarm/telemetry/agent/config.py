@@ -13,8 +13,8 @@ from tokenswarm.clock import slug
 from tokenswarm.errors import UsageError
 from tokenswarm.scenario.urls import agent_address
 from tokenswarm.telemetry.config import Config, Containers, Engine, Gpu, Host
+from tokenswarm.telemetry.link.token import VARIABLE, read_token
 from tokenswarm.telemetry.source import DRIVER, WSL
-from tokenswarm.telemetry.token import VARIABLE, read_token
 
 Kind = Literal["gpu", "engine", "docker"]
 GpuChoice = Literal["auto", "nvml", "sim", "replay", "host", "none"]

@@ -22,11 +22,11 @@ import msgspec
 from tokenswarm import __version__
 from tokenswarm.clock import RUN_ID, Clock, machine
 from tokenswarm.errors import TokenswarmError, UsageError
-from tokenswarm.telemetry import wire
-from tokenswarm.telemetry.agentconfig import Place
+from tokenswarm.telemetry.agent.config import Place
+from tokenswarm.telemetry.agent.session import Session
+from tokenswarm.telemetry.agent.subscription import Subscription, greet, refuse
 from tokenswarm.telemetry.config import Config, Gpu
-from tokenswarm.telemetry.session import Session
-from tokenswarm.telemetry.subscription import Subscription, greet, refuse
+from tokenswarm.telemetry.link import wire
 
 MAX_CONNECTIONS = 32
 MAX_SESSIONS = 16

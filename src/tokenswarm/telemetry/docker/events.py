@@ -13,10 +13,10 @@ from tokenswarm.clock import NS, Clock, slug
 from tokenswarm.store.row import Monotonic
 from tokenswarm.store.schema import CONTAINER
 from tokenswarm.telemetry.config import Containers
-from tokenswarm.telemetry.container import LABELS, Container, inspected, labelled
-from tokenswarm.telemetry.docker_link import Link, LinkLost, thing, whole
-from tokenswarm.telemetry.docker_stats import Taken, Uses
+from tokenswarm.telemetry.docker.link import Link, LinkLost, thing, whole
+from tokenswarm.telemetry.docker.stats import Taken, Uses
 from tokenswarm.telemetry.feed import Outbox
+from tokenswarm.telemetry.owners.container import LABELS, Container, inspected, labelled
 from tokenswarm.telemetry.row import Pair, row
 
 LOOK_S = 0.2

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from tokenswarm.errors import UsageError
-from tokenswarm.telemetry.card import Card, Device, fast_calls
-from tokenswarm.telemetry.cost import Cost, calibrate
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
-from tokenswarm.telemetry.owner import Owners
-from tokenswarm.telemetry.recent import Recent
-from tokenswarm.telemetry.slow import Events, SlowTier, slow_calls
+from tokenswarm.telemetry.nvml.card import Card, Device, fast_calls
+from tokenswarm.telemetry.nvml.cost import Cost, calibrate
+from tokenswarm.telemetry.nvml.slow import Events, SlowTier, slow_calls
+from tokenswarm.telemetry.owners.owner import Owners
+from tokenswarm.telemetry.owners.recent import Recent
 from tokenswarm.telemetry.ticks import Pace
 
 RETAKE_S = 1.0  # how often a lost card is asked whether it is back

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tokenswarm.telemetry.container import DOCKER_URL, docker_client
+from tokenswarm.telemetry.owners.container import DOCKER_URL, docker_client
 
 TIMEOUT_S = 2.0
 JOIN_S = 5.0

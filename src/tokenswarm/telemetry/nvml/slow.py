@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tokenswarm.telemetry.card import Calls, Card
+from tokenswarm.telemetry.nvml.card import Calls, Card
 from tokenswarm.telemetry.ticks import Ticks
 
 SLOW_S = 0.5

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.telemetry.container import Container
-from tokenswarm.telemetry.docker_link import Link, LinkLost, thing, whole
+from tokenswarm.telemetry.docker.link import Link, LinkLost, thing, whole
+from tokenswarm.telemetry.owners.container import Container
 
 
 class Use(msgspec.Struct, frozen=True):

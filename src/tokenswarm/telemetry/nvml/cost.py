@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from tokenswarm.telemetry.card import Card, fast_calls
-from tokenswarm.telemetry.slow import FIELDS
+from tokenswarm.telemetry.nvml.card import Card, fast_calls
+from tokenswarm.telemetry.nvml.slow import FIELDS
 
 FAST_CALLS = 200
 SLOW_CALLS = 5

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 
-from tokenswarm.telemetry.owner import Owner, Owners
+from tokenswarm.telemetry.owners.owner import Owner, Owners
 
 FRESH_S = 0.5
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample
-from tokenswarm.telemetry.recent import Recent
+from tokenswarm.telemetry.owners.recent import Recent
 
 # Read anew only so often. The driver makes utilisation, power, clocks and throttle reasons up by
 # asking the card, which costs a millisecond a look, and averages most of them over longer anyway.

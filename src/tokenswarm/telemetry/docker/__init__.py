@@ -1,0 +1,1 @@
+"""Containers as a Docker engine tells of them."""

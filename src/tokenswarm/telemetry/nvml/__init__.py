@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through NVML: cheap figures at every look, dear ones on a thread of their own."""

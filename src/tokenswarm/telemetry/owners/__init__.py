@@ -1,0 +1,1 @@
+"""Whose a process is: its container and the model that it serves."""
