@@ -59,8 +59,8 @@ def main() -> None:
     """Play every case at the same time."""
     cases = json.load(sys.stdin)
     folder = Path(tempfile.mkdtemp())
-    start = RunStart("20260101t000000z-aaaaaa", 0, str(folder), "", None, {}, {}, {})
-    generator = Generator(start, folder, "w0", 0, 1)
+    start = RunStart("20260101t000000z-aaaaaa", 0, str(folder), "", None, {}, {}, [])
+    generator = Generator(start, folder, "w0", ())
     greenlets = [gevent.spawn(play, case, generator) for case in cases]
     gevent.joinall(greenlets, raise_error=True)
     generator.drain(0)

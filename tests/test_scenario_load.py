@@ -48,7 +48,7 @@ BAD_TAILS = [
     # choices
     ("    endpoint: chta", 9, "$.models[0].endpoint", ["'chta'", "did you mean 'chat'"]),
     ("    prompt: {kind: txt}", 9, "$.models[0].prompt.kind", ["'txt'", "did you mean 'text'"]),
-    ("mix: {order: zipf}", 9, "$.mix.order", ["'zipf'", "weighted", "round_robin"]),
+    ("mix: {order: lifo}", 9, "$.mix.order", ["'lifo'", "weighted", "markov"]),
     # missing keys
     ("    prompt: {text: hi}", 9, "$.models[0].prompt", ["'kind'", "synthetic | text | file"]),
     ("load: {kind: open}", 9, "$.load", ["key 'rate' is missing", "add `rate: ...`"]),

@@ -122,7 +122,7 @@ def invalid(
 def _late(
     requests: Requests, figures: GeneratorFigures, load: Mapping[str, object] | None
 ) -> list[str]:
-    open_loop = load is not None and load.get("kind") == "open"
+    open_loop = load is not None and load.get("kind") in ("open", "trace")
     if not (open_loop and len(requests)):
         return []
     share = figures.late_starts / len(requests)

@@ -61,11 +61,16 @@ def load_words(load: Mapping[str, Any] | None) -> str:
     """The scenario's load in words: `closed loop, 8 users, 0.5 s think time`."""
     if not load:
         return ""
+    shape = f", {load['shape'].get('kind')}" if load.get("shape") else ""
+    if load.get("kind") == "trace":
+        return f"trace of {len(load.get('times_s') or [])} arrivals"
     if load.get("kind") == "open":
-        return f"open loop, {load.get('rate'):g} requests/s, {load.get('arrivals', 'poisson')}"
+        arrivals = load.get("arrivals", "poisson")
+        return f"open loop, {load.get('rate'):g} requests/s, {arrivals}{shape}"
     think = load.get("think_s") or 0
-    users = load.get("users", 1)
-    return f"closed loop, {users} user{'s' * (users != 1)}, {think:g} s think time"
+    users, turns = load.get("users", 1), load.get("turns") or 1
+    talk = f", conversations of {turns} turns" if turns > 1 else ""
+    return f"closed loop, {users} user{'s' * (users != 1)}, {think:g} s think time{talk}{shape}"
 
 
 def _gpu(source: Any) -> str:

@@ -2,7 +2,9 @@
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,9 +15,10 @@ from gevent.event import Event
 from tokenswarm.clock import SAME_CLOCK, Clock, Offset
 from tokenswarm.engines.probe import adapter
 from tokenswarm.load.client import REAPER
+from tokenswarm.load.deal import Share
 from tokenswarm.load.health import Health
 from tokenswarm.load.meter import ModelMeter
-from tokenswarm.load.pace import Pace
+from tokenswarm.load.pace import Pace, Seat
 from tokenswarm.load.recorder import Recorder
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.target import Route
@@ -43,7 +46,7 @@ class Generator:
     """The state of one run in one process. Users ask it for requests and hand it records."""
 
     def __init__(
-        self, start: RunStart, spool: Path, worker: str, rank: int, of: int,
+        self, start: RunStart, spool: Path, worker: str, own: Sequence[Share],
         offset: Offset = SAME_CLOCK,
     ) -> None:  # fmt: skip
         self.start = start
@@ -58,22 +61,23 @@ class Generator:
         self.routes: dict[str, Route] = {}
         self.pace: Pace | None = None
         self.stopped = False
-        self.paused = Event()
-        self.paused.set()  # set: may send; cleared: the master is lost
         self.users = 0
+        self._seats: set[int] = set()
+        self.resumed = Event()
+        self.resumed.set()  # cleared: the master is lost, nothing new is sent
         self._requests = 0
         self._ticker: Any = gevent.spawn(self._tick_loop)
         if start.scenario is not None:
-            self._follow(from_dict(start.scenario), rank, of)
+            self._follow(from_dict(start.scenario), own)
 
-    def _follow(self, scenario: Scenario, rank: int, of: int) -> None:
+    def _follow(self, scenario: Scenario, own: Sequence[Share]) -> None:
         self.scenario = scenario
         self.models = {m.name: m for m in scenario.models}
         for name, target in scenario.targets.items():
             info = self.start.engines[name]
             self.routes[name] = Route.to(name, target, info.engine, info.knobs)
         plan = Plan(scenario, self.start.vocabularies)
-        self.pace = Pace(scenario, plan, self.clock, rank, of)
+        self.pace = Pace(scenario, plan, self.clock, own)
         for model in scenario.models:
             self.meter(model.name, model.target, self.routes[model.target].engine)
 
@@ -105,7 +109,36 @@ class Generator:
         """The phase a request belongs to, by when it was sent (perf_counter seconds)."""
         if self.scenario is None or sent is None:
             return "steady"
-        return "warmup" if self.clock.run_s(sent) < self.scenario.warmup_s else "steady"
+        sent_s, pace = self.clock.run_s(sent), self.pace
+        if sent_s < self.scenario.warmup_s:
+            return "warmup"
+        if pace is not None and pace.drained(sent_s):
+            return "drain"
+        ramping = pace is not None and pace.level is not None and pace.level.ramping(sent_s)
+        return "ramp" if ramping else "steady"
+
+    def pause(self) -> None:
+        """Send nothing new until `resume`."""
+        self.resumed.clear()
+        if self.pace is not None:
+            self.pace.pause()
+
+    def resume(self) -> None:
+        self.resumed.set()
+        if self.pace is not None:
+            self.pace.resume()
+
+    def sit(self) -> Seat:
+        """A place for a user that begins: the lowest number that is free."""
+        self.users += 1
+        number = next(n for n in count() if n not in self._seats)
+        self._seats.add(number)
+        return Seat(number)
+
+    def leave(self, seat: Seat) -> None:
+        """Its user has ended."""
+        self.users -= 1
+        self._seats.discard(seat.number)
 
     def record(self, record: RequestRecord, slo: Slo | None) -> None:
         """Put a finished request's row on its way to the spool."""
@@ -120,8 +153,8 @@ class Generator:
         """No new requests from now on; those in flight go on."""
         self.stopped = True
         if self.pace is not None:
-            self.pace.stopped = True
-        self.paused.set()
+            self.pace.stop()
+        self.resumed.set()
 
     @property
     def exhausted(self) -> bool:

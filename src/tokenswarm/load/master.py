@@ -20,6 +20,7 @@ from tokenswarm import __version__, native
 from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
+from tokenswarm.load.deal import Deal, deal, shares
 from tokenswarm.load.form import Form
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.live import LiveLine
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DRAIN_S = 300.0
 WORKER_GRACE_S = 90.0
+LOCAL = "local"  # the only generator of a run without workers
 HELLO_S = 10.0
 LEAD_NS = 1_000_000_000  # t0 lies ahead, so that every worker is ready for the first arrival
 
@@ -56,6 +58,7 @@ class Run:
         self.drained: dict[str, dict[str, Any]] = {}  # by Locust's client id
         self.exhausted: set[str] = set()
         self.start: RunStart | None = None
+        self.deals: list[Deal] = []
         self.receiver: link.FrameReceiver | None = None
         self.sampler: SamplerProcess | None = None
         self.shipper: ShipperProcess | None = None
@@ -132,7 +135,7 @@ class Master:
         if database := database_environ(self._options):
             run.shipper = ShipperProcess(run.dir.path, database)
         if self._local:
-            self.generator = Generator(run.start, run.dir.spool, "w0", 0, 1)
+            self.generator = Generator(run.start, run.dir.spool, "w0", shares(run.deals, LOCAL))
         else:
             run.receiver = link.FrameReceiver(self._runner, run.manifest.run_id, run.dir.spool)
             self._runner.send_message(START, run.start.to_wire())
@@ -173,7 +176,8 @@ class Master:
     def _run_start(self, run: Run, prepared: Prepared) -> RunStart:
         nonce = secrets.token_hex(16)
         run.dir.write(run.dir.spool / ".nonce", nonce.encode())
-        ready = [] if self._local else [c.id for c in self._runner.clients.ready]
+        ready = [LOCAL] if self._local else [c.id for c in self._runner.clients.ready]
+        run.deals = [deal(0, ready)]
         return RunStart(
             run_id=run.manifest.run_id,
             t0_unix_ns=run.manifest.t0_unix_ns,
@@ -182,7 +186,7 @@ class Master:
             scenario=to_dict(run.scenario) if run.scenario else None,
             engines=prepared.engines,
             vocabularies=prepared.vocabularies,
-            shares={client_id: rank for rank, client_id in enumerate(ready)},
+            deals=run.deals,
         )
 
     def _start_sampler(self, run: Run, prepared: Prepared) -> GpuSource:

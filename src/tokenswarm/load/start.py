@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.engines.protocol import EngineInfo
+from tokenswarm.load.deal import Deal
 from tokenswarm.scenario.prompts import Vocabulary
 
 
@@ -12,8 +13,7 @@ class RunStart(msgspec.Struct, frozen=True):
     """Travels once a run and worker as one Locust message (`to_wire`, `from_wire`).
 
     `scenario` is None for locustfiles that bring their own users. `run_dir` is the master's; a
-    worker that finds `nonce` in it shares its file system. `shares` gives each worker (Locust's
-    client id) its rank; rank r of n takes requests r, r + n, ...
+    worker that finds `nonce` in it shares its file system. `deals` say which requests are whose.
     """
 
     run_id: str
@@ -23,7 +23,7 @@ class RunStart(msgspec.Struct, frozen=True):
     scenario: dict[str, Any] | None
     engines: dict[str, EngineInfo]
     vocabularies: dict[str, Vocabulary]
-    shares: dict[str, int]
+    deals: list[Deal]
 
     def to_wire(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tokenswarm.clock import slug
 from tokenswarm.errors import UsageError
 from tokenswarm.load.generator import Generator
+from tokenswarm.load.pace import Seat
 from tokenswarm.load.sender import Sender
 from tokenswarm.load.target import Route
 from tokenswarm.scenario.model import ClosedLoad, Model, PlannedRequest, Target
@@ -24,6 +25,7 @@ class ModelUser(User):
         super().__init__(environment)
         self._generator: Generator | None = None
         self._sender: Sender | None = None
+        self._seat: Seat | None = None
 
     def on_start(self) -> None:
         """Join the run that is on; without one (it could not start) the first task ends the user,
@@ -32,21 +34,22 @@ class ModelUser(User):
         if generator is None or generator.stopped:
             return
         self._generator = generator
-        generator.users += 1
+        self._seat = generator.sit()
         generator.wait_for_t0()
         self._sender = Sender(generator, self.environment.events.request)
 
     def on_stop(self) -> None:
         """Leave the run."""
-        if self._generator is not None and self._sender is not None:
-            self._generator.users -= 1
+        if self._generator is not None and self._seat is not None:
+            self._generator.leave(self._seat)
+        if self._sender is not None:
             self._sender.close()
-            self._generator = self._sender = None
+        self._generator = self._sender = self._seat = None
 
     def _joined(self) -> tuple[Generator, Sender]:
         if self._generator is None or self._sender is None:
             raise StopUser
-        self._generator.paused.wait()
+        self._generator.resumed.wait()
         if self._generator.stopped:
             raise StopUser
         return self._generator, self._sender
@@ -207,7 +210,8 @@ class MixUser(ModelUser):
         """Send one request of the mix; the user ends when there are no more."""
         generator, sender = self._joined()
         pace = generator.pace
-        planned = pace.take() if pace else None
+        seat = self._seat
+        planned = pace.take(seat) if pace and seat else None
         if pace is None or planned is None:
             raise StopUser
         model = generator.models[planned.model]
@@ -225,6 +229,7 @@ def planned_call(planned: PlannedRequest, model: Model, route: Route) -> Call:
         model=model.model,
         prompt=planned.prompt,
         system=model.system,
+        messages=_messages(planned, model) if planned.history else None,
         output_tokens=None if model.endpoint == "embeddings" else planned.output_tokens,
         stream=model.stream and model.endpoint != "embeddings",
         options=dict(model.options),
@@ -233,3 +238,12 @@ def planned_call(planned: PlannedRequest, model: Model, route: Route) -> Call:
         min_tokens=exact and route.knobs.min_tokens,
         stream_usage=route.knobs.stream_usage,
     )
+
+
+def _messages(planned: PlannedRequest, model: Model) -> tuple[dict[str, Any], ...]:
+    """The conversation so far, and what comes next."""
+    said: list[tuple[str, Any]] = [("system", model.system)] if model.system else []
+    for prompt, reply in planned.history:
+        said += [("user", prompt), ("assistant", reply)]
+    said.append(("user", planned.prompt))
+    return tuple({"role": role, "content": content} for role, content in said)

@@ -15,6 +15,7 @@ from gevent.event import AsyncResult, Event
 
 from tokenswarm.clock import SAME_CLOCK, Clocks, slug
 from tokenswarm.load import link
+from tokenswarm.load.deal import Deal, shares
 from tokenswarm.load.generator import Drained, Generator
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.timing import MasterClock
@@ -25,13 +26,13 @@ log = logging.getLogger(__name__)
 HELLO = "tokenswarm-hello"
 WELCOME = "tokenswarm-welcome"
 START = "tokenswarm-start"
+DEAL = "tokenswarm-deal"
 DRAIN = "tokenswarm-drain"
 DRAINED = "tokenswarm-drained"
 MASTER_LOST_S = 5.0
 ORPHAN_DRAIN_S = 10.0
 LINK_END_S = 60.0
 HELLO_S = 0.5
-LATE_SHARE = 1_000_000_000
 
 
 class Worker:
@@ -49,6 +50,7 @@ class Worker:
         self._clock = MasterClock(runner)
         runner.register_message(WELCOME, self._on_welcome)
         runner.register_message(START, self._on_start)
+        runner.register_message(DEAL, self._on_deal)
         runner.register_message(DRAIN, self._on_drain, concurrent=True)
         runner.register_message(link.ACK, self._on_ack)
         events = environment.events
@@ -85,16 +87,23 @@ class Worker:
         worker = f"w{max(self._runner.worker_index, 0)}"
         shared = link.shared(start.run_dir, start.nonce)
         folder = Path(start.run_dir) if shared else self._own_folder(start)
-        rank = start.shares.get(self._runner.client_id)
-        first = rank if rank is not None else LATE_SHARE * (self._runner.worker_index + 1)
-        step = len(start.shares) if rank is not None else 1
+        own = shares(start.deals, self._runner.client_id)
         self._drained = None
         offset = self._clock.offset or SAME_CLOCK
-        self.generator = Generator(start, folder / "spool", worker, first, step, offset)
+        self.generator = Generator(start, folder / "spool", worker, own, offset)
         self._began_s = self.generator.clock.run_s(perf_counter())
         self._sender = None
         if not shared:
             self._sender = link.FrameSender(self._runner, start.run_id, folder / "spool", worker)
+
+    def _on_deal(self, environment: Any, msg: Any, **_: Any) -> None:
+        """Another worker came, went or came back: who sends what from here on."""
+        generator = self.generator
+        if generator is None or generator.pace is None:
+            return
+        if msg.data["run_id"] == generator.start.run_id:
+            deals = msgspec.convert(msg.data["deals"], list[Deal])
+            generator.pace.redeal(shares(deals, self._runner.client_id))
 
     def _on_drain(self, environment: Any, msg: Any, **_: Any) -> None:
         self._end(float(msg.data["drain_s"]))
@@ -112,6 +121,7 @@ class Worker:
                 "run_id": generator.start.run_id,
                 "models": generator.totals(),
                 "exhausted": generator.exhausted,
+                "next": generator.pace.next_unit if generator.pace else 0,
             }
 
     def _on_stopping(self, environment: Any, **_: Any) -> None:
@@ -146,6 +156,7 @@ class Worker:
             "rows": drained.rows,
             "dropped": drained.dropped,
             "cut": drained.cut,
+            "skipped": generator.pace.skipped if generator.pace else 0,
             "models": generator.totals(),
             "clocks": self._clocks(generator),
             "pid": os.getpid(),
@@ -184,9 +195,9 @@ class Worker:
         if generator is None or beat is None or generator.stopped:
             return
         if generator.wall_s() - beat > MASTER_LOST_S:
-            generator.paused.clear()
+            generator.pause()
         else:
-            generator.paused.set()
+            generator.resume()
 
     def _take_sigint(self) -> None:
         """Ctrl-C in a terminal reaches every process: while a run is on, the master decides."""

@@ -3,6 +3,7 @@
 Times are sums of gaps, and gap `index` depends on the seed and the index alone. Every worker
 computes the whole schedule (about a microsecond an arrival) and keeps the start of each block
 of 1024 arrivals, so the times are the same whoever asks and however many workers share them.
+A shape stretches the sums (see level.py), so a change of the rate is the same moment for all.
 """
 
 import math
@@ -11,7 +12,8 @@ from itertools import accumulate
 from statistics import NormalDist
 
 from tokenswarm.scenario.counter import draw, stream, uniform
-from tokenswarm.scenario.model import OpenLoad, Scenario
+from tokenswarm.scenario.level import Level, level_of
+from tokenswarm.scenario.model import ClosedLoad, OpenLoad, Scenario, TraceLoad
 
 BLOCK = 1024
 _NORMAL = NormalDist()
@@ -22,10 +24,12 @@ Gap = Callable[[int], float]
 class Arrivals:
     """When request `index` of an open loop arrives, in seconds after t0; never decreasing.
 
-    Constant: index / rate, the first at 0. Poisson and gamma: the sum of gaps 0 to index.
+    Constant: index / rate, the first at 0. Poisson and gamma: the sum of gaps 0 to index. With a
+    level these are seconds at level 1, and inf is an arrival that never comes.
     """
 
-    def __init__(self, load: OpenLoad, seed: int):
+    def __init__(self, load: OpenLoad, seed: int, level: Level | None = None):
+        self._level = level
         self.rate = load.rate
         self._gap = _gap(load, stream(seed, "arrivals"))
         self._starts = [0.0]  # time at which each block begins
@@ -34,6 +38,10 @@ class Arrivals:
 
     def time(self, index: int) -> float:
         """Return the arrival of request `index` (from 0), seconds after t0."""
+        full_s = self._full(index)
+        return full_s if self._level is None else self._level.when(full_s)
+
+    def _full(self, index: int) -> float:
         if self._gap is None:
             return index / self.rate
         number, place = divmod(index, BLOCK)
@@ -53,11 +61,42 @@ class Arrivals:
         return list(accumulate(gaps, initial=self._starts[number]))[1:]
 
 
-def arrivals(scenario: Scenario) -> Arrivals:
-    """Return the schedule of an open-loop scenario; ValueError for a closed loop."""
-    if not isinstance(scenario.load, OpenLoad):
+class TraceArrivals:
+    """The arrivals of a recorded trace; inf after its last."""
+
+    def __init__(self, load: TraceLoad) -> None:
+        self._times_s = load.times_s
+
+    def time(self, index: int) -> float:
+        return self._times_s[index] if index < len(self._times_s) else math.inf
+
+
+Schedule = Arrivals | TraceArrivals
+
+
+def arrivals(scenario: Scenario) -> Schedule:
+    """Return the schedule of an open loop or a trace (resolved); ValueError for a closed loop."""
+    load = scenario.load
+    if isinstance(load, ClosedLoad):
         raise ValueError("a closed loop has no arrivals; use load: {kind: open, rate: ...}")
-    return Arrivals(scenario.load, scenario.seed)
+    if isinstance(load, TraceLoad):
+        return TraceArrivals(load)
+    return Arrivals(load, scenario.seed, level_of(load.shape, scenario.duration_s))
+
+
+def first_from(schedule: Schedule, t_s: float) -> int:
+    """Return the index of the first arrival at `t_s` or later."""
+    high = 1
+    while schedule.time(high) < t_s:
+        high *= 2
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        if schedule.time(middle) < t_s:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _gap(load: OpenLoad, key: int) -> Gap | None:

@@ -8,19 +8,26 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tokenswarm.errors import ScenarioError, UsageError
-from tokenswarm.scenario import promptfile
+from tokenswarm.scenario import promptfile, tracefile
 from tokenswarm.scenario.model import (
     ClosedLoad,
     FilePrompt,
     InlinePrompt,
+    Mix,
     Model,
     OpenLoad,
     Prompt,
+    RampShape,
     Scenario,
+    Shape,
     Slo,
+    SoakShape,
+    SpikeShape,
     Spread,
+    StepsShape,
     Target,
     TextPrompt,
+    TraceLoad,
 )
 from tokenswarm.scenario.place import Place, shown
 from tokenswarm.scenario.shape import Problem, nearest
@@ -60,7 +67,8 @@ def problems(scenario: Scenario, base: Path | None = None) -> Iterator[Problem]:
     yield from _name(("name",), scenario.name)
     yield from _targets(scenario)
     yield from _models(scenario, base)
-    yield from _load(scenario)
+    yield from _mix(scenario.mix, scenario)
+    yield from _load(scenario, base)
     yield from _times(scenario)
     yield from _telemetry(scenario)
     for number, gate in enumerate(scenario.gates):
@@ -244,13 +252,112 @@ def _slo(at: Place, slo: Slo) -> Iterator[Problem]:
             yield from _above((*at, key), value, 0)
 
 
-def _load(scenario: Scenario) -> Iterator[Problem]:
+_OF_ORDER = {"exponent": "zipf", "every": "rotate", "stay": "markov", "transitions": "markov"}
+
+
+def _mix(mix: Mix, scenario: Scenario) -> Iterator[Problem]:
+    for key, order in _OF_ORDER.items():
+        if getattr(mix, key) != getattr(Mix(), key) and mix.order != order:
+            message = f"it has no effect with order: {mix.order}; remove it, or use order: {order}"
+            yield Problem(("mix", key), message, at_key=True)
+    yield from _at_least(("mix", "exponent"), mix.exponent, 0)
+    yield from _at_least(("mix", "every"), mix.every, 1)
+    yield from _share(("mix", "stay"), mix.stay)
+    if mix.transitions:
+        yield from _transitions(mix, [m.name for m in scenario.models if m.weight > 0])
+
+
+def _transitions(mix: Mix, names: list[str]) -> Iterator[Problem]:
+    at: Place = ("mix", "transitions")
+    for name, row in mix.transitions.items():
+        for key in [name, *row]:
+            if key not in names:
+                place = (*at, name) if key == name else (*at, name, key)
+                message = f"{key[:60]!r} is no model of the mix; {nearest(key, names)}"
+                yield Problem(place, message, at_key=True)
+        for key, weight in row.items():
+            yield from _at_least((*at, name, key), weight, 0)
+        if not any(row.values()):
+            message = "no model follows; give one a weight above 0"
+            yield Problem((*at, name), message)
+
+
+def _load(scenario: Scenario, base: Path | None) -> Iterator[Problem]:
     load = scenario.load
+    if isinstance(load, TraceLoad):
+        yield from _trace(load, base)
+        return
     if isinstance(load, ClosedLoad):
         yield from _at_least(("load", "users"), load.users, 1)
         yield from _at_least(("load", "think_s"), load.think_s, 0)
+        yield from _conversations(load, scenario)
     else:
         yield from _open_load(load)
+    if load.shape is not None:
+        yield from _shape(("load", "shape"), load.shape, scenario.duration_s)
+
+
+def _conversations(load: ClosedLoad, scenario: Scenario) -> Iterator[Problem]:
+    yield from _at_least(("load", "turns"), load.turns, 1)
+    others = [m.endpoint for m in scenario.models if m.endpoint != "chat"]
+    if load.turns > 1 and others:
+        message = f"a conversation needs endpoint chat, and a model has {others[0]};"
+        yield Problem(("load", "turns"), f"{message} set its endpoint, or turns: 1")
+
+
+def _trace(load: TraceLoad, base: Path | None) -> Iterator[Problem]:
+    yield from _above(("load", "unit_s"), load.unit_s, 0)
+    yield from _above(("load", "speed"), load.speed, 0)
+    yield from _at_least(("load", "max_in_flight"), load.max_in_flight, 1)
+    if load.times_s:
+        if sorted(load.times_s) != load.times_s or load.times_s[0] < 0:
+            message = "times must not decrease, nor begin before 0; sort them"
+            yield Problem(("load", "times_s"), message)
+    elif load.path is None:
+        message = "a trace without times; name a file with `path: arrivals.txt`"
+        yield Problem(("load",), message)
+    elif base is not None and load.unit_s > 0 and load.speed > 0:
+        try:
+            tracefile.read(load, base)
+        except ScenarioError as error:
+            yield Problem(("load", "path"), str(error))
+
+
+def _shape(at: Place, shape: Shape, duration_s: float) -> Iterator[Problem]:
+    if isinstance(shape, RampShape):
+        yield from _share((*at, "start"), shape.start)
+        yield from _share((*at, "end"), shape.end)
+        yield from _above((*at, "over_s"), shape.over_s, 0)
+        if shape.start == shape.end == 0:
+            yield Problem((*at, "end"), "nothing would be sent; give an end above 0")
+    elif isinstance(shape, StepsShape):
+        for number, level in enumerate(shape.levels):
+            yield from _share((*at, "levels", number), level)
+        yield from _above((*at, "each_s"), shape.each_s, 0)
+        if not any(shape.levels):
+            yield Problem((*at, "levels"), "nothing would be sent; give levels above 0, up to 1")
+    elif isinstance(shape, SpikeShape):
+        yield from _spike(at, shape)
+    else:
+        assert isinstance(shape, SoakShape)
+        yield from _above((*at, "ramp_s"), shape.ramp_s, 0)
+        if not 2 * shape.ramp_s <= duration_s:
+            message = f"up and down take longer than duration_s, {duration_s:g}; make it shorter"
+            yield Problem((*at, "ramp_s"), message)
+
+
+def _spike(at: Place, shape: SpikeShape) -> Iterator[Problem]:
+    yield from _share((*at, "base"), shape.base)
+    yield from _at_least((*at, "at_s"), shape.at_s, 0)
+    yield from _above((*at, "for_s"), shape.for_s, 0)
+    if shape.every_s is not None and not shape.every_s > shape.for_s:
+        message = f"{shape.every_s:g} is out of range; give more than for_s, {shape.for_s:g}"
+        yield Problem((*at, "every_s"), message)
+
+
+def _share(place: Place, value: float) -> Iterator[Problem]:
+    if not 0 <= value <= 1:
+        yield Problem(place, f"{value:g} is no share; give 0 to 1")
 
 
 def _open_load(load: OpenLoad) -> Iterator[Problem]:

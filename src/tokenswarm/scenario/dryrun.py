@@ -2,12 +2,21 @@
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from tokenswarm.scenario.level import level_of
 from tokenswarm.scenario.load import published
-from tokenswarm.scenario.model import ClosedLoad, PlannedRequest, Scenario
+from tokenswarm.scenario.model import (
+    ClosedLoad,
+    OpenLoad,
+    PlannedRequest,
+    Scenario,
+    Shape,
+    TraceLoad,
+)
 from tokenswarm.scenario.plan import Plan
 
 SAMPLE = 1000
@@ -57,13 +66,13 @@ def _load(scenario: Scenario, sample: list[PlannedRequest]) -> list[str]:
     load = scenario.load
     most = scenario.max_requests
     if isinstance(load, ClosedLoad):
-        what = f"closed, {load.users} users, think time {load.think_s:g} s"
+        talk = f", conversations of {load.turns} turns" if load.turns > 1 else ""
+        what = f"closed, {load.users} users, think time {load.think_s:g} s{talk}"
+        what += _shape(load.shape)
         expected = "as many as the servers finish" + (f", at most {most}" if most else "")
     else:
-        shape = f" (burstiness {load.burstiness:g})" if load.arrivals == "gamma" else ""
-        cap = f"at most {load.max_in_flight} in flight"
-        what = f"open, {load.rate:g} requests/s, {load.arrivals}{shape} arrivals, {cap}"
-        expected = _expected(round(load.rate * scenario.duration_s), most, sample)
+        what = f"{_open(load)}, at most {load.max_in_flight} in flight"
+        expected = _expected(_arriving(scenario), most, sample)
     times = f"{scenario.duration_s:g} s, then up to {scenario.drain_s:g} s to drain"
     warmup = f", the first {scenario.warmup_s:g} s are warm-up" if scenario.warmup_s else ""
     gates = [f"gate      {_plain(gate)}" for gate in scenario.gates]
@@ -74,6 +83,28 @@ def _load(scenario: Scenario, sample: list[PlannedRequest]) -> list[str]:
         f"requests  {expected}",
         *gates,
     ]
+
+
+def _open(load: OpenLoad | TraceLoad) -> str:
+    if isinstance(load, TraceLoad):
+        return f"trace, {len(load.times_s)} arrivals in {load.times_s[-1]:g} s"
+    gamma = f" (burstiness {load.burstiness:g})" if load.arrivals == "gamma" else ""
+    rate = f"open, {load.rate:g} requests/s, {load.arrivals}{gamma} arrivals"
+    return rate + _shape(load.shape)
+
+
+def _shape(shape: Shape | None) -> str:
+    return "" if shape is None else f", shape {shape.__struct_config__.tag}"
+
+
+def _arriving(scenario: Scenario) -> int:
+    """How many requests will be due, on average where the arrivals are random."""
+    load, duration_s = scenario.load, scenario.duration_s
+    if isinstance(load, TraceLoad):
+        return bisect_left(load.times_s, duration_s)
+    assert isinstance(load, OpenLoad)
+    level = level_of(load.shape, duration_s)
+    return round(load.rate * (duration_s if level is None else level.area(duration_s)))
 
 
 def _expected(number: int, most: int | None, sample: list[PlannedRequest]) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 Api = Literal["ollama", "openai"]
 EndpointName = Literal["chat", "completions", "generate", "embeddings"]
-MixOrder = Literal["weighted", "round_robin"]
+MixOrder = Literal["weighted", "round_robin", "zipf", "markov", "rotate"]
 Arrivals = Literal["constant", "poisson", "gamma"]
 GpuSource = Literal["auto", "agent", "nvml", "sim", "replay", "host", "none"]
 
@@ -96,12 +96,55 @@ class Model(_Strict, frozen=True):
 
 
 class Mix(_Strict, frozen=True):
+    """`exponent` is zipf's, `every` rotate's, `stay` and `transitions` are markov's."""
+
     order: MixOrder = "weighted"
+    exponent: float = 1.0
+    every: int = 10
+    stay: float = 0.8
+    transitions: dict[str, dict[str, float]] = {}
+
+
+class RampShape(_Strict, frozen=True, tag="ramp", tag_field="kind"):
+    """From the level `start` to the level `end` in `over_s` seconds, then `end`."""
+
+    over_s: float
+    start: float = 0.0
+    end: float = 1.0
+
+
+class StepsShape(_Strict, frozen=True, tag="steps", tag_field="kind"):
+    """Each of `levels` for `each_s` seconds; the last one stays."""
+
+    levels: list[float]
+    each_s: float
+
+
+class SpikeShape(_Strict, frozen=True, tag="spike", tag_field="kind"):
+    """The level `base`, and from `at_s` on for `for_s` seconds 1; again every `every_s`."""
+
+    at_s: float
+    for_s: float
+    base: float = 0.1
+    every_s: float | None = None
+
+
+class SoakShape(_Strict, frozen=True, tag="soak", tag_field="kind"):
+    """Up to 1 in `ramp_s`, a long time there, and down to 0 in the last `ramp_s`."""
+
+    ramp_s: float
+
+
+Shape = RampShape | StepsShape | SpikeShape | SoakShape
 
 
 class ClosedLoad(_Strict, frozen=True, tag="closed", tag_field="kind"):
+    """`turns` above 1: a user holds conversations of so many requests with one model each."""
+
     users: int = 1
     think_s: float = 0.0
+    turns: int = 1
+    shape: Shape | None = None
 
 
 class OpenLoad(_Strict, frozen=True, tag="open", tag_field="kind"):
@@ -111,9 +154,21 @@ class OpenLoad(_Strict, frozen=True, tag="open", tag_field="kind"):
     arrivals: Arrivals = "poisson"
     burstiness: float = 1.0
     max_in_flight: int = 512
+    shape: Shape | None = None
 
 
-Load = ClosedLoad | OpenLoad
+class TraceLoad(_Strict, frozen=True, tag="trace", tag_field="kind"):
+    """Arrivals as they were recorded: `times_s` after the first, read from `path`."""
+
+    path: str | None = None
+    field: str = "timestamp"
+    unit_s: float = 1.0
+    speed: float = 1.0
+    max_in_flight: int = 512
+    times_s: list[float] = []
+
+
+Load = ClosedLoad | OpenLoad | TraceLoad
 
 
 class GpuTelemetry(_Strict, frozen=True):
@@ -160,7 +215,8 @@ class PlannedRequest(msgspec.Struct, frozen=True):
 
     `prompt` is text, or token ids where the engine takes them. `prompt_tokens` is the wanted
     length in the server's tokens, None where only the text was given. `intended_s` is the
-    arrival after t0 in an open loop, None in a closed one.
+    arrival after t0 in an open loop, None in a closed one. `history` holds the turns of the
+    conversation before this one, as (prompt, reply).
     """
 
     index: int
@@ -169,3 +225,4 @@ class PlannedRequest(msgspec.Struct, frozen=True):
     prompt_tokens: int | None
     output_tokens: int
     intended_s: float | None
+    history: tuple[tuple[str, str], ...] = ()

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from tokenswarm.errors import ScenarioError, UsageError
 from tokenswarm.scenario.check import problems
-from tokenswarm.scenario.model import ClosedLoad, Load, OpenLoad, Scenario, Target
+from tokenswarm.scenario.model import ClosedLoad, Load, OpenLoad, Scenario, Target, TraceLoad
 from tokenswarm.scenario.place import Place, written
 from tokenswarm.scenario.shape import nearest
 
@@ -65,12 +65,13 @@ def _load(load: Load, users: int | None, rate: float | None) -> Load:
     if users is not None and rate is not None:
         message = f"--users {users} and --rate {rate:g} together: a load is closed (users)"
         raise UsageError(f"{message} or open (rate); give one of them")
+    shape = None if isinstance(load, TraceLoad) else load.shape
     if users is not None:
-        return (
-            replace(load, users=users) if isinstance(load, ClosedLoad) else ClosedLoad(users=users)
-        )
+        closed = load if isinstance(load, ClosedLoad) else ClosedLoad(shape=shape)
+        return replace(closed, users=users)
     if rate is not None:
-        return replace(load, rate=rate) if isinstance(load, OpenLoad) else OpenLoad(rate=rate)
+        opened = load if isinstance(load, OpenLoad) else OpenLoad(rate=rate, shape=shape)
+        return replace(opened, rate=rate)
     return load
 
 

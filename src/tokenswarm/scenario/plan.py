@@ -4,18 +4,17 @@ Nothing here has state that a result depends on: worker w of n asks for w, w + n
 any number of workers together get the same sequence.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping
 
 from tokenswarm.scenario.arrivals import Arrivals, arrivals
-from tokenswarm.scenario.counter import draw, stream, uniform
+from tokenswarm.scenario.counter import draw, stream
 from tokenswarm.scenario.lengths import Length
+from tokenswarm.scenario.mix import chooser
 from tokenswarm.scenario.model import (
+    ClosedLoad,
     FilePrompt,
     InlinePrompt,
     Model,
-    OpenLoad,
     PlannedRequest,
     Scenario,
     SyntheticPrompt,
@@ -43,21 +42,33 @@ class Plan:
         self._models = [
             _Requests(model, scenario.seed, known.get(model.name)) for model in scenario.models
         ]
-        self._choose = _chooser(scenario)
-        self._arrivals = arrivals(scenario) if isinstance(scenario.load, OpenLoad) else None
+        load = scenario.load
+        self._turns = load.turns if isinstance(load, ClosedLoad) else 1
+        self._by_mix = chooser(scenario)
+        self._arrivals = None if isinstance(load, ClosedLoad) else arrivals(scenario)
 
     def request(self, index: int) -> PlannedRequest:
         """Return request number `index`; the same for the same seed, whoever asks, whenever."""
         requests = self._models[self._choose(index)]
         prompt, prompt_tokens = requests.content(index)
         intended_s = None if self._arrivals is None else self._arrivals.time(index)
+        history = tuple(
+            requests.turn(before) for before in range(index - index % self._turns, index)
+        )
+        if history:
+            prompt_tokens = None  # the whole conversation counts, and nobody measured that
+        output_tokens = requests.output.of(index)
         return PlannedRequest(
-            index, requests.name, prompt, prompt_tokens, requests.output.of(index), intended_s
+            index, requests.name, prompt, prompt_tokens, output_tokens, intended_s, history
         )
 
     def model_of(self, index: int) -> str:
         """Return the name of the model that request `index` goes to, without its prompt."""
         return self._models[self._choose(index)].name
+
+    def _choose(self, index: int) -> int:
+        """A conversation stays with its model."""
+        return self._by_mix(index // self._turns)
 
 
 class _Requests:
@@ -69,6 +80,14 @@ class _Requests:
         self.content = _content(model, seed, vocabulary or default_vocabulary())
         tokens = 0 if model.endpoint == "embeddings" else model.output.tokens
         self.output = Length(tokens, stream(seed, f"output:{model.name}"))
+        self._replies = WordPrompts(default_vocabulary(), stream(seed, f"reply:{model.name}"))
+
+    def turn(self, index: int) -> tuple[str, str]:
+        """What request `index` asked and a reply of its length, as a later turn repeats them: the
+        plan's own words, so that every server and every run is asked the same."""
+        prompt, _ = self.content(index)
+        reply = self._replies.draw(max(self.output.of(index), 1), index).text
+        return str(prompt), reply
 
 
 def _content(model: Model, seed: int, vocabulary: Vocabulary) -> Callable[[int], Content]:
@@ -95,17 +114,3 @@ def _synthetic(
         return lambda index: (ids.draw(n := length.of(index), index), n)
     words = WordPrompts(vocabulary, key)
     return lambda index: (words.draw(n := length.of(index), index).text, n)
-
-
-def _chooser(scenario: Scenario) -> Callable[[int], int]:
-    """Return the mix order: request index -> place in `models`. Weight 0 is left out of both."""
-    places = [place for place, model in enumerate(scenario.models) if model.weight > 0]
-    if scenario.mix.order == "round_robin":
-        return lambda index: places[index % len(places)]
-    return _weighted(places, [scenario.models[p].weight for p in places], scenario.seed)
-
-
-def _weighted(places: Sequence[int], weights: Sequence[float], seed: int) -> Callable[[int], int]:
-    bounds = list(accumulate(weights))
-    key, last = stream(seed, "mix"), len(places) - 1
-    return lambda index: places[min(bisect_right(bounds, uniform(key, index) * bounds[-1]), last)]

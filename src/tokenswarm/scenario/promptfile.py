@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from tokenswarm.errors import ScenarioError
-from tokenswarm.scenario.model import FilePrompt, InlinePrompt, Prompt, Scenario
+from tokenswarm.scenario import tracefile
+from tokenswarm.scenario.model import FilePrompt, InlinePrompt, Prompt, Scenario, TraceLoad
 
 MAX_BYTES = 16 << 20
 """All prompts of a file travel to every worker."""
@@ -29,12 +30,15 @@ def read(prompt: FilePrompt, base: Path) -> list[str]:
 
 
 def resolve(scenario: Scenario, base: Path) -> Scenario:
-    """Return the scenario with file prompts read in, as workers on other hosts need it."""
+    """Return the scenario with its prompts and trace read in, as workers on other hosts need it."""
     models = [
         msgspec.structs.replace(model, prompt=_resolved(model.prompt, base))
         for model in scenario.models
     ]
-    return msgspec.structs.replace(scenario, models=models)
+    load = scenario.load
+    if isinstance(load, TraceLoad):
+        load = tracefile.resolve(load, base)
+    return msgspec.structs.replace(scenario, models=models, load=load)
 
 
 def _resolved(prompt: Prompt, base: Path) -> Prompt:

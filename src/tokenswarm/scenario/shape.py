@@ -116,6 +116,7 @@ def _written(place: Place) -> str:
     for step, part in enumerate(place):
         is_free = step == 1 and place[0] == "targets"
         is_free = is_free or (step == 3 and place[2] in ("headers", "options"))
+        is_free = is_free or (step > 1 and place[:2] == ("mix", "transitions"))
         text += "[...]" if is_free else f"[{part}]" if isinstance(part, int) else f".{part}"
     return text
 
