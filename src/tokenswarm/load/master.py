@@ -20,7 +20,8 @@ from tokenswarm import __version__, native
 from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
-from tokenswarm.load.deal import Deal, deal, shares
+from tokenswarm.load.deal import shares
+from tokenswarm.load.dealer import Dealer
 from tokenswarm.load.form import Form
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.live import LiveLine
@@ -33,7 +34,7 @@ from tokenswarm.load.shipper import ShipperProcess, database_environ
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.telemetry import gpu_source, live_source, sampler_config
 from tokenswarm.load.timing import TIME, answer
-from tokenswarm.load.worker import DRAIN, DRAINED, HELLO, START, WELCOME
+from tokenswarm.load.worker import DEAL, DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario
@@ -58,7 +59,8 @@ class Run:
         self.drained: dict[str, dict[str, Any]] = {}  # by Locust's client id
         self.exhausted: set[str] = set()
         self.start: RunStart | None = None
-        self.deals: list[Deal] = []
+        self.dealer = Dealer(scenario, ())
+        self.told: set[str] = set()  # workers that know of this run
         self.receiver: link.FrameReceiver | None = None
         self.sampler: SamplerProcess | None = None
         self.shipper: ShipperProcess | None = None
@@ -135,7 +137,9 @@ class Master:
         if database := database_environ(self._options):
             run.shipper = ShipperProcess(run.dir.path, database)
         if self._local:
-            self.generator = Generator(run.start, run.dir.spool, "w0", shares(run.deals, LOCAL))
+            self.generator = Generator(
+                run.start, run.dir.spool, "w0", shares(run.dealer.deals, LOCAL)
+            )
         else:
             run.receiver = link.FrameReceiver(self._runner, run.manifest.run_id, run.dir.spool)
             self._runner.send_message(START, run.start.to_wire())
@@ -177,7 +181,7 @@ class Master:
         nonce = secrets.token_hex(16)
         run.dir.write(run.dir.spool / ".nonce", nonce.encode())
         ready = [LOCAL] if self._local else [c.id for c in self._runner.clients.ready]
-        run.deals = [deal(0, ready)]
+        run.dealer, run.told = Dealer(run.scenario, ready), set(ready)
         return RunStart(
             run_id=run.manifest.run_id,
             t0_unix_ns=run.manifest.t0_unix_ns,
@@ -186,7 +190,7 @@ class Master:
             scenario=to_dict(run.scenario) if run.scenario else None,
             engines=prepared.engines,
             vocabularies=prepared.vocabularies,
-            deals=run.deals,
+            deals=run.dealer.deals,
         )
 
     def _start_sampler(self, run: Run, prepared: Prepared) -> GpuSource:
@@ -227,10 +231,22 @@ class Master:
             gevent.sleep(0.1)
             if self.generator is not None:
                 run.totals.report("w0", self.generator.totals())
+            else:
+                self._deal_anew(run)
             over = limit_s is not None and time.monotonic() - began >= limit_s
             if over or self._all_exhausted(run):
                 (self._runner.quit if self._options.headless else self._runner.stop)()
                 return
+
+    def _deal_anew(self, run: Run) -> None:
+        """A worker that died, was cut off, came or came back changes who sends what."""
+        present = [c.id for c in self._runner.clients.all if c.state != "missing"]
+        now_s = (time.time_ns() - run.manifest.t0_unix_ns) / NS
+        deals = run.dealer.look([w for w in present if w in run.told], now_s)
+        if deals is not None:
+            said = {"run_id": run.manifest.run_id, "deals": msgspec.to_builtins(deals)}
+            for worker in present:
+                self._runner.send_message(DEAL, said, worker)
 
     def _timed(self) -> bool:
         """Whether Locust ends this run, by --run-time or the run time in the page's form.
@@ -254,6 +270,7 @@ class Master:
         if self.run is None or said is None or said["run_id"] != self.run.manifest.run_id:
             return
         self.run.totals.report(client_id, said["models"])
+        self.run.dealer.report(client_id, said["next"])
         if said["exhausted"]:
             self.run.exhausted.add(client_id)
 
@@ -265,7 +282,9 @@ class Master:
         self._listening.add(msg.node_id)
         run = self.run
         if run is not None and run.start is not None and not run.stopping:
-            self._runner.send_message(START, run.start.to_wire(), msg.node_id)
+            start = msgspec.structs.replace(run.start, deals=run.dealer.deals)
+            self._runner.send_message(START, start.to_wire(), msg.node_id)
+            run.told.add(msg.node_id)
 
     def _on_time(self, environment: Any, msg: Any, **_: Any) -> None:
         answer(self._runner, msg.node_id, msg.data)
@@ -324,6 +343,11 @@ class Master:
             if said["complete"]:
                 run.manifest.ended[said["source"]] = said["rows"] + said["dropped"]
             run.manifest.routes[said["source"]] = said["route"]
+            if skipped := said["skipped"]:
+                run.manifest.notes.append(
+                    f"{said['source']}: {skipped} requests were due while it had lost the master "
+                    "and were left to others"
+                )
             clocks = said.pop("clocks")
             if clocks is None:
                 run.manifest.notes.append(f"{said['source']}: its clock was never measured")
@@ -364,6 +388,7 @@ class Master:
         run.manifest.clock_offsets_ns = {
             name: clock.first.offset_ns for name, clock in run.manifest.clocks.items()
         }
+        run.manifest.notes += run.dealer.notes
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
         options = self._options

@@ -74,7 +74,8 @@ def add_arguments(parser: Any) -> None:
     for flag, settings in OPTIONS.items():
         add(flag, include_in_web_ui=False, **settings)
     _add_database(add)
-    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
+    # a lost worker's users are taken over by the others
+    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1", enable_rebalancing=True)
 
 
 def _add_database(add: Any) -> None:

@@ -100,6 +100,9 @@ class Pace:
             while not self.stopped:
                 self._news.clear()
                 unit = self._next()
+                if unit is None and self._none_dealt:
+                    self._news.wait()
+                    continue
                 if unit is None:
                     return None
                 intended_s = self._schedule.time(unit)
@@ -145,6 +148,9 @@ class Pace:
             if not self._wait_until(due_s):
                 continue
             unit = self._next()
+            if unit is None and self._none_dealt:
+                self._news.wait()
+                continue
             if unit is None:
                 return False
             self._taken = unit
@@ -160,6 +166,11 @@ class Pace:
         share = self._own[-1]
         number = seat.number * max(share.of, 1) + share.rank
         return self.level.reaches(number / self._users, now_s)
+
+    @property
+    def _none_dealt(self) -> bool:
+        """This worker has come late: its share is still to come."""
+        return not self._own or not self._own[-1].of
 
     def _next(self) -> int | None:
         unit = following(self._own, self._taken)

@@ -2,6 +2,7 @@
 
 from locust import User, task
 from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_STOPPING
 
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ class ModelUser(User):
         self._generator: Generator | None = None
         self._sender: Sender | None = None
         self._seat: Seat | None = None
+        self._sending = False
 
     def on_start(self) -> None:
         """Join the run that is on; without one (it could not start) the first task ends the user,
@@ -46,13 +48,31 @@ class ModelUser(User):
             self._sender.close()
         self._generator = self._sender = self._seat = None
 
-    def _joined(self) -> tuple[Generator, Sender]:
+    def stop(self, force: bool = False) -> bool:
+        """A user that others take over, or that a shape ends, ends after its request: only the
+        end of the drain cuts."""
+        if force and self._sending and self._generator and not self._generator.stopped:
+            if self._state == LOCUST_STATE_STOPPING:
+                return False
+            force = False
+        stopped: bool = super().stop(force)
+        return stopped
+
+    def _send(self, call: Call, route: Route, model: str, *more: Any) -> RequestRecord:
+        assert self._sender is not None
+        self._sending = True
+        try:
+            return self._sender.send(call, route, model, *more)
+        finally:
+            self._sending = False
+
+    def _joined(self) -> Generator:
         if self._generator is None or self._sender is None:
             raise StopUser
         self._generator.resumed.wait()
         if self._generator.stopped:
             raise StopUser
-        return self._generator, self._sender
+        return self._generator
 
 
 class _DirectUser(ModelUser):
@@ -73,7 +93,7 @@ class _DirectUser(ModelUser):
         return generator.route(slug(self.host.split("://")[-1]), target, self.engine)
 
     def _ask(self, endpoint: Any, prompt: str, model: str | None, **fields: Any) -> RequestRecord:
-        generator, sender = self._joined()
+        generator = self._joined()
         named = model or self.model
         if not named:
             raise UsageError(f"{type(self).__name__} has no model: set model in the class")
@@ -86,7 +106,7 @@ class _DirectUser(ModelUser):
             stream_usage=route.knobs.stream_usage,
             **fields,
         )
-        return sender.send(call, route, slug(named))
+        return self._send(call, route, slug(named))
 
 
 class OpenAIUser(_DirectUser):
@@ -208,7 +228,7 @@ class MixUser(ModelUser):
     @task
     def play(self) -> None:
         """Send one request of the mix; the user ends when there are no more."""
-        generator, sender = self._joined()
+        generator = self._joined()
         pace = generator.pace
         seat = self._seat
         planned = pace.take(seat) if pace and seat else None
@@ -217,7 +237,7 @@ class MixUser(ModelUser):
         model = generator.models[planned.model]
         route = generator.routes[model.target]
         call = planned_call(planned, model, route)
-        sender.send(call, route, model.name, planned, pace.intended(planned), model.slo)
+        self._send(call, route, model.name, planned, pace.intended(planned), model.slo)
 
 
 def planned_call(planned: PlannedRequest, model: Model, route: Route) -> Call:
