@@ -28,7 +28,7 @@ def sampler(spool: Path, driver: FakeDriver) -> Iterator[dict[str, Any]]:
     """A sampler process at 100 Hz; the value is what it says, at its start and then its end."""
     told = {
         "run_id": "20261122t163015z-k3f9qa", "t0_unix_ns": time.time_ns(), "spool": str(spool),
-        "host": "h", "gpu": {"source": "nvml", "interval_s": 0.01},
+        "host": "h", "health": True, "gpu": {"source": "nvml", "interval_s": 0.01},
     }  # fmt: skip
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -91,6 +91,20 @@ def test_what_the_driver_shows_over_time_is_in_the_spool(tmp_path: Path, install
     energies = [r for r in seen if r["energy_j"] is not None]
     assert 0 < len(energies) < len(seen) / 5
     assert {r["source"] for r in seen} == {"nvml"}
+
+
+def test_both_tiers_say_how_they_kept_their_time(tmp_path: Path, install: Install) -> None:
+    driver = install()
+    driver.says("count = 1")
+    spool = tmp_path / "spool"
+    with sampler(spool, driver):
+        wait_for(spool, "agent", source="gpu-h", interval_s=0.01)
+        wait_for(spool, "agent", source="gpu-h-slow", interval_s=0.5)
+    slow = [r for r in table(spool, "agent") if r["source"] == "gpu-h-slow" and r["looks"]]
+    for r in slow:
+        assert r["looks"] <= 4  # two a second
+        assert 0 < r["cost_mean_s"] <= r["cost_max_s"]
+        assert r["cpu_s"] > 0
 
 
 def _holes(seen: list[dict[str, Any]], gpu: str) -> list[float]:

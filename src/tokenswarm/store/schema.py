@@ -315,7 +315,8 @@ HOST = Measurement(
 
 AGENT = Measurement(
     "agent",
-    "One row a second and source that samples: is the sampling itself in order?",
+    "One row a second and source that samples: is the sampling itself in order? "
+    "`gpu-HOST-slow` is NVML's slow thread.",
     ("run_id", "host", "source"),
     (
         _f("interval_s", "s", "the interval asked for"),

@@ -54,14 +54,7 @@ class Outbox:
 
     def ticks(self, interval_s: float, stop: threading.Event) -> Iterator[None]:
         """Iterate once every `interval_s` until `stop`; what each look cost goes to `health`."""
-        ticks = Ticks(interval_s, stop)
-        for _ in ticks:
-            began, cpu = time.perf_counter(), time.thread_time()
-            yield
-            self.health.look(
-                interval_s, began, time.perf_counter() - began, time.thread_time() - cpu,
-                ticks.missed,
-            )  # fmt: skip
+        return self.health.watch(Ticks(interval_s, stop))
 
     def put(self, new: list[Pair]) -> None:
         """Take rows of one look; written at once when the last frame is `flush_s` ago."""

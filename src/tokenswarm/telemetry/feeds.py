@@ -49,7 +49,8 @@ def _gpu(config: Config, note: Notes) -> tuple[GpuReader | None, dict[str, Any]]
 
 
 class GpuFeed:
-    """All GPUs of one reader, which is closed at the end."""
+    """All GPUs of one reader, which is closed at the end. `healths`: of the reader's own threads,
+    by what they are called in measurement `agent`."""
 
     def __init__(self, reader: GpuReader, config: Config, clock: Clock):
         self.name = f"gpu-{config.host}"
@@ -57,6 +58,7 @@ class GpuFeed:
         self._interval_s = config.gpu.interval_s
         self._run_id, self._host = config.run_id, config.host
         self._slugs: Mapping[str, str] = config.slugs
+        self.healths = {f"{self.name}-{of}": health for of, health in reader.healths.items()}
 
     def run(self, stop: threading.Event, out: Outbox) -> None:
         reader, stamp = self._reader, Monotonic()

@@ -8,6 +8,7 @@ import msgspec
 
 from tokenswarm.clock import slug
 from tokenswarm.store.schema import GPU, GPU_PROCESS
+from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.row import Pair
 
 
@@ -66,6 +67,7 @@ class GpuReader(Protocol):
     """Looks at all GPUs of one place. One thread uses it."""
 
     kind: str
+    healths: Mapping[str, Health]  # of threads that look beside the one that samples
 
     def about(self) -> dict[str, Any]:
         """What is read and what reading it costs, for the manifest; `kind` is always there."""

@@ -1,11 +1,14 @@
 """Is the sampling itself in order? Interval, cost and misses of each feed, once a second."""
 
 import threading
+import time
+from collections.abc import Iterator
 
 import msgspec
 
 from tokenswarm.store.schema import AGENT
 from tokenswarm.telemetry.row import Pair, row
+from tokenswarm.telemetry.ticks import Ticks
 
 
 class Looks(msgspec.Struct):
@@ -30,6 +33,14 @@ class Health:
         self._interval_s: float | None = None
         self._last_s: float | None = None
         self._missed = self._told_missed = 0
+
+    def watch(self, ticks: Ticks) -> Iterator[None]:
+        """Iterate over `ticks`; what is done at each is a look."""
+        for _ in ticks:
+            began, cpu = time.perf_counter(), time.thread_time()
+            yield
+            cost_s, cpu_s = time.perf_counter() - began, time.thread_time() - cpu
+            self.look(ticks.interval_s, began, cost_s, cpu_s, ticks.missed)
 
     def look(
         self, interval_s: float, began_s: float, cost_s: float, cpu_s: float, missed: int

@@ -7,7 +7,7 @@ ports that they listen on. Linux, since the memory is read from `/proc`.
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample, TelemetryGap
+from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.host import memory_of, read_text
 from tokenswarm.telemetry.owners.owner import Owners
 from tokenswarm.telemetry.owners.recent import Recent
@@ -66,6 +67,7 @@ class HostGpu:
     """This host's memory as a GPU. `used` is what the engines hold, `free` what is available."""
 
     kind = "host"
+    healths: Mapping[str, Health] = {}
 
     def __init__(
         self, names: Collection[str], owners: Owners, ports: Collection[int] = (),

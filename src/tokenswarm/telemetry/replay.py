@@ -9,13 +9,14 @@ import csv
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenswarm.errors import UsageError
 from tokenswarm.store.schema import GPU
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
+from tokenswarm.telemetry.health import Health
 
 MAX_BYTES = 256 << 20
 MIB = 1 << 20
@@ -41,6 +42,7 @@ class Replay:
     """
 
     kind = "replay"
+    healths: Mapping[str, Health] = {}
 
     def __init__(
         self, trace: Path, from_s: float = 0.0, clock: Callable[[], float] = time.perf_counter

@@ -26,7 +26,7 @@ from tokenswarm.errors import TokenswarmError, UsageError
 from tokenswarm.store.spool import Writer
 from tokenswarm.telemetry.config import Config
 from tokenswarm.telemetry.feed import Feed, Outbox
-from tokenswarm.telemetry.feeds import HealthFeed, feeds
+from tokenswarm.telemetry.feeds import GpuFeed, HealthFeed, feeds
 from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.link.subscriber import Names, Subscriber
 
@@ -130,6 +130,8 @@ class Sampler:
         health = Health()
         if not isinstance(feed, HealthFeed):
             self._healths[feed.name] = health
+        if isinstance(feed, GpuFeed):
+            self._healths |= feed.healths
         self._spawn(feed.name, partial(self._feed, feed, health))
 
     def stop(self) -> None:

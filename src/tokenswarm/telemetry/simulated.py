@@ -1,6 +1,7 @@
 """The GPU of a simulation, read from its control port over one kept connection."""
 
 import http.client
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ import msgspec
 
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
+from tokenswarm.telemetry.health import Health
 
 MAX_BODY = 1 << 20
 TIMEOUT_S = 1.0
@@ -17,6 +19,7 @@ class SimulatedGpu:
     """`GET {control_url}/gpu`. A lost connection is made anew at the next look."""
 
     kind = "sim"
+    healths: Mapping[str, Health] = {}
 
     def __init__(self, control_url: str, timeout_s: float = TIMEOUT_S):
         place = urlsplit(control_url)

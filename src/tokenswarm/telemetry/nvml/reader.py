@@ -6,12 +6,14 @@ is left out and the others go on; it is taken again when it answers again.
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuSample, TelemetryGap
+from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.nvml.card import Card, Device, fast_calls
 from tokenswarm.telemetry.nvml.cost import Cost, calibrate
 from tokenswarm.telemetry.nvml.slow import Events, SlowTier, slow_calls
@@ -53,6 +55,7 @@ class Nvml:
         self._events = Events(nvml)
         self._events.register(self._cards)
         self._slow = SlowTier(self._cards, self._events, self._look, pcie=pcie)
+        self.healths: Mapping[str, Health] = {"slow": self._slow.health}
         now = time.perf_counter()
         self._retake_s, self._instances_s = now, now
         self._restart_s: float | None = None

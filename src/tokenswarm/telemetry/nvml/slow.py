@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.nvml.card import Calls, Card
 from tokenswarm.telemetry.ticks import Ticks
 
@@ -183,6 +184,7 @@ class SlowTier:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nvml-slow", daemon=True)
         self.ticks = Ticks(SLOW_S, self._stop)
+        self.health = Health()
         self.failure: str | None = None
 
     def start(self) -> None:
@@ -195,7 +197,7 @@ class SlowTier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        for _ in self.ticks:
+        for _ in self.health.watch(self.ticks):
             try:
                 self._read()
             except Exception as e:  # a driver that answers oddly must not end the thread
