@@ -7,7 +7,7 @@ EXTRAS ?= dev
 PY      = $(VENV)/bin/python
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-chaos test-live check format bench clean
+.PHONY: demo test test-chaos test-live check format bench dashboards dashboards-sheet clean
 
 demo: $(VENV)/.runtime
 	$(VENV)/bin/tokenswarm demo
@@ -38,6 +38,14 @@ bench: $(VENV)/.dev
 	PYTHONPATH=. $(PY) -m bench hot_path
 	PYTHONPATH=. $(PY) -m bench ship
 	PYTHONPATH=. $(PY) -m bench report
+
+# grafana/dashboards/*.json from store/schema.py
+dashboards: $(VENV)/.dev
+	$(PY) -m grafana.generate
+
+# Their layout as pictures, with what a simulated run brings (Debian's influxdb): build/sheets/
+dashboards-sheet: $(VENV)/.dev
+	$(PY) -m grafana.sheet build/sheets
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

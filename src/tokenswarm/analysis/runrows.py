@@ -1,22 +1,28 @@
-"""A run's own rows: what the manifest knows of it (run) and its final figures (run_summary)."""
+"""A run's own rows: what the manifest knows of it (run), its final figures (run_summary), and when
+a model was being brought in (swap_active)."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenswarm.analysis.figures import ModelFigures, Stratum, Summary
+from tokenswarm.analysis.figures import ModelFigures, Stratum, Summary, SwapEvent
 from tokenswarm.clock import slug
 from tokenswarm.store import parquet
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
 SOURCE = "analysis"
+SECOND = 1_000_000_000
 ALL = "all"
 """Tag for all models together, and for all strata of a model."""
 
 
 def write(run: RunDir, summary: Summary) -> None:
-    """Replace run.parquet and run_summary.parquet."""
-    parquet.write(run, "run", [run_row(run.read_manifest(), summary)], SOURCE)
-    parquet.write(run, "run_summary", summary_rows(run.read_manifest(), summary), SOURCE)
+    """Replace run.parquet, run_summary.parquet and swap_active.parquet."""
+    manifest = run.read_manifest()
+    parquet.write(run, "run", [run_row(manifest, summary)], SOURCE)
+    parquet.write(run, "run_summary", summary_rows(manifest, summary), SOURCE)
+    active = active_rows(manifest, summary.swaps.events)
+    parquet.write(run, "swap_active", active, SOURCE)
 
 
 def run_row(manifest: Manifest, summary: Summary) -> list[Any]:
@@ -31,19 +37,15 @@ def run_row(manifest: Manifest, summary: Summary) -> list[Any]:
         start_ms=manifest.t0_unix_ns // 1_000_000,
         end_ms=None if end is None else end // 1_000_000,
         simulated=summary.simulated,
+        verdict=summary.verdict,
     )
 
 
 def summary_rows(manifest: Manifest, summary: Summary) -> list[list[Any]]:
     """Rows of run_summary: the whole run, each model, each stratum of it that has requests."""
     tags = {"run_id": manifest.run_id, "stratum": ALL}
-    whole = {
-        "requests": summary.requests,
-        "success_ratio": summary.success_ratio,
-        "output_tok_s": summary.output_tok_s,
-    }
     rows: list[tuple[dict[str, str], dict[str, Any]]] = [
-        ({**tags, "model": ALL, "engine": _engine(summary)}, whole)
+        ({**tags, "model": ALL, "engine": _engine(summary)}, _of_run(summary))
     ]
     for name, figures in summary.models.items():
         mine = {**tags, "model": slug(name), "engine": slug(figures.engine)}
@@ -57,6 +59,55 @@ def summary_rows(manifest: Manifest, summary: Summary) -> list[list[Any]]:
     return [_row("run_summary", at, t, **cells) for at, (t, cells) in zip(times, rows, strict=True)]
 
 
+def active_rows(manifest: Manifest, events: Sequence[SwapEvent]) -> list[list[Any]]:
+    """Rows of swap_active: 0 at a target's start, 1 from t0 of a cold start to its first token
+    (else the last mark known), once a second, and 0 after it."""
+    rows = []
+    for target in dict.fromkeys(e.target for e in events):
+        tags = {"run_id": manifest.run_id, "target": target}
+        busy = [_busy_ns(manifest, e) for e in events if e.target == target]
+        for at, active in _steps(manifest.t0_unix_ns, sorted(busy)):
+            rows.append(_row("swap_active", at, tags, active=active))
+    return rows
+
+
+def _busy_ns(manifest: Manifest, e: SwapEvent) -> tuple[int, int]:
+    last = e.t5_s if e.t5_s is not None else max(m for m in (e.t0_s, e.t1_s, e.t2_s, e.t3_s, e.t4_s)
+                                                 if m is not None)  # fmt: skip
+    return (manifest.t0_unix_ns + int(e.t0_s * 1e9), manifest.t0_unix_ns + int(last * 1e9))
+
+
+def _steps(start: int, busy: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(time, 0 or 1), times strictly increasing, of spans that may overlap or touch."""
+    yield start, 0
+    last = start
+    for begin, end in busy:
+        at = max(begin, last + 1)
+        while at < end:
+            yield at, 1
+            last = at
+            at += SECOND
+        if end > last:
+            yield end, 0
+            last = end
+
+
+def _of_run(s: Summary) -> dict[str, Any]:
+    peaks = [g.vram_used_max_bytes for g in s.gpu.values() if g.vram_used_max_bytes is not None]
+    return {
+        "requests": s.requests,
+        "success_ratio": s.success_ratio,
+        "output_tok_s": s.output_tok_s,
+        "cold_starts": s.cold_starts.count,
+        "swaps": s.swaps.count,
+        "swap_latency_p50_s": s.swaps.latency_s.p50,
+        "swap_latency_p95_s": s.swaps.latency_s.p95,
+        "swap_tax_ratio": s.swaps.tax_ratio,
+        "swap_affected_ratio": s.swaps.affected_ratio,
+        "vram_peak_bytes": max(peaks, default=None),
+    }
+
+
 def _of_model(m: ModelFigures) -> dict[str, Any]:
     return {
         "requests": m.requests,
@@ -67,6 +118,12 @@ def _of_model(m: ModelFigures) -> dict[str, Any]:
         "e2e_p50_s": m.e2e_s.p50,
         "e2e_p95_s": m.e2e_s.p95,
         "itl_p95_s": m.itl_s.p95,
+        "ttft_p99_s": m.ttft_s.p99,
+        "e2e_p99_s": m.e2e_s.p99,
+        "tpot_p50_s": m.tpot_s.p50,
+        "tpot_p95_s": m.tpot_s.p95,
+        "goodput_rps": m.goodput_rps,
+        "goodput_ratio": m.goodput_ratio,
     }
 
 
@@ -78,6 +135,10 @@ def _of_stratum(s: Stratum) -> dict[str, Any]:
         "ttft_p95_s": s.ttft_s.p95,
         "e2e_p50_s": s.e2e_s.p50,
         "e2e_p95_s": s.e2e_s.p95,
+        "ttft_p99_s": s.ttft_s.p99,
+        "e2e_p99_s": s.e2e_s.p99,
+        "tpot_p50_s": s.tpot_s.p50,
+        "tpot_p95_s": s.tpot_s.p95,
     }
 
 

@@ -260,6 +260,13 @@ SWAP = Measurement(
     ),
 )
 
+SWAP_ACTIVE = Measurement(
+    "swap_active",
+    "One row when a cold start or swap begins or ends, and one a second in between.",
+    ("run_id", "target"),
+    (_i("active", "", "1 while a model is being brought in for a request, else 0"),),
+)
+
 CONTAINER = Measurement(
     "container",
     "One row an event of a container that carries our labels, and one an interval of its use.",
@@ -341,6 +348,7 @@ RUN = Measurement(
         _i("start_ms", "ms", "start as epoch milliseconds"),
         _i("end_ms", "ms", "end as epoch milliseconds"),
         Field("simulated", "bool", "", "the servers or the GPU were simulated"),
+        _s("verdict", "good, gate_failed or not_valid"),
     ),
 )
 
@@ -357,13 +365,26 @@ RUN_SUMMARY = Measurement(
         _f("e2e_p50_s", "s", "median E2E"),
         _f("e2e_p95_s", "s", "P95 E2E"),
         _f("itl_p95_s", "s", "P95 of pooled token gaps"),
+        _f("ttft_p99_s", "s", "P99 TTFT"),
+        _f("e2e_p99_s", "s", "P99 E2E"),
+        _f("tpot_p50_s", "s", "median TPOT"),
+        _f("tpot_p95_s", "s", "P95 TPOT"),
+        _f("goodput_rps", "1/s", "requests that met every SLO, a second; only with an SLO"),
+        _f("goodput_ratio", "", "share of the requests that met every SLO; only with an SLO"),
+        _i("cold_starts", "", "models that demand brought in; of the whole run, as all below"),
+        _i("swaps", "", "cold starts that displaced another model"),
+        _f("swap_latency_p50_s", "s", "median t5 - t0 of the swaps"),
+        _f("swap_latency_p95_s", "s", "P95 t5 - t0 of the swaps"),
+        _f("swap_tax_ratio", "", "share of the time under load without a token while one went on"),
+        _f("swap_affected_ratio", "", "share of the requests that are not warm"),
+        _i("vram_peak_bytes", "bytes", "most device memory used on any one GPU"),
     ),
 )
 
 MEASUREMENTS: dict[str, Measurement] = {
     m.name: m
     for m in (
-        REQUEST, REQUEST_STRATUM, TICK, GPU, GPU_PROCESS, ENGINE, RESIDENCY, SWAP,
+        REQUEST, REQUEST_STRATUM, TICK, GPU, GPU_PROCESS, ENGINE, RESIDENCY, SWAP, SWAP_ACTIVE,
         CONTAINER, GENERATOR, HOST, AGENT, RUN, RUN_SUMMARY,
     )
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The dashboards, generated: python -m grafana.generate (see docs/stack.md)."""
