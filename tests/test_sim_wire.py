@@ -105,8 +105,6 @@ def test_native_chat_streams_lines_and_a_last_one_with_durations(sim: Endpoints)
     parts = [last[f"{p}_duration"] for p in ("load", "prompt_eval", "eval")]
     assert all(isinstance(p, int) and p > 0 for p in parts)
     assert sum(parts) <= last["total_duration"] <= got.seconds * 1e9
-    # two intervals of 5 ms, ten times faster; a first token that was late makes it shorter
-    assert last["eval_duration"] >= 0.5e6
 
 
 def test_native_generate_has_response_and_context(sim: Endpoints) -> None:
