@@ -58,8 +58,8 @@ def free_port() -> int:
     return port
 
 
-def web(cwd: Path, scenario: Path, *argv: str, processes: int = 0) -> Web:
-    """Start it on a free port; it answers, and its workers are there."""
+def web(cwd: Path, scenario: Path, *argv: str, processes: int = 0, logged_in: bool = True) -> Web:
+    """Start it on a free port; it answers (unless it wants a login), and its workers are there."""
     port, master_port = free_port(), free_port() if processes else None
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / "mix.py")]
     command += ["--scenario", str(scenario), "--web-port", str(port), "--no-live", *argv]
@@ -69,7 +69,8 @@ def web(cwd: Path, scenario: Path, *argv: str, processes: int = 0) -> Web:
     started = Web(popen(command, cwd), cwd, port, master_port)
     until(lambda: started.process.poll() is not None or listening(port) != set())
     assert started.process.poll() is None, started.said()
-    until(lambda: started.get("worker-count")["worker_count"] == processes)
+    if logged_in:
+        until(lambda: started.get("worker-count")["worker_count"] == processes)
     return started
 
 

@@ -25,6 +25,7 @@ from tokenswarm.load.dealer import Dealer
 from tokenswarm.load.form import Form
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.live import LiveLine
+from tokenswarm.load.livepage import LivePage
 from tokenswarm.load.meter import Totals
 from tokenswarm.load.options import scenario_of
 from tokenswarm.load.prepare import Prepared, prepare
@@ -87,6 +88,7 @@ class Master:
         self._over.set()
         self._ramp: gevent.Greenlet | None = None  # where Locust's start() runs
         self._form = Form(environment, runner)
+        self._page = LivePage(environment)
         events = environment.events
         events.test_start.add_listener(self._on_start)
         events.test_stopping.add_listener(self._on_stopping)
@@ -134,6 +136,7 @@ class Master:
         run.manifest.t0_unix_ns = time.time_ns() + LEAD_NS
         run.start = self._run_start(run, prepared)
         run.dir.write_manifest(run.manifest)
+        self._page.begin(run.dir)
         if database := database_environ(self._options):
             run.shipper = ShipperProcess(run.dir.path, database)
         if self._local:
@@ -391,6 +394,7 @@ class Master:
         run.manifest.notes += run.dealer.notes
         run.manifest.end_unix_ns = time.time_ns()
         run.dir.write_manifest(run.manifest)
+        self._page.end()
         options = self._options
         self.exit_code = finish_run(run.dir.path, options.gate, options.junit, options.markdown)
         if run.shipper is not None:

@@ -2,20 +2,20 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from tokenswarm.errors import UsageError
 from tokenswarm.scenario.load import load, resolve
-from tokenswarm.scenario.model import ClosedLoad, Scenario
+from tokenswarm.scenario.model import ClosedLoad, MixOrder, Scenario
 from tokenswarm.scenario.overrides import override
 from tokenswarm.scenario.urls import target_urls
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--scenario": {
         "metavar": "FILE", "default": "", "env_var": "TOKENSWARM_SCENARIO",
-        "help": "scenario file (YAML) that MixUser plays",
+        "include_in_web_ui": True, "help": "scenario file (YAML) that MixUser plays",
     },
     "--runs-dir": {
         "metavar": "DIR", "default": "runs", "env_var": "TOKENSWARM_RUNS_DIR",
@@ -26,15 +26,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "another address for a target of the scenario; repeatable",
     },
     "--rate": {
-        "type": float, "default": None,
+        "type": float, "default": None, "include_in_web_ui": True,
         "help": "requests a second in all: makes the load an open loop",
     },
     "--closed": {
-        "action": "store_true",
+        "action": "store_true", "include_in_web_ui": True,
         "help": "play a closed loop of --users, whatever the scenario says",
     },
+    "--mix": {
+        "choices": ["", *get_args(MixOrder)], "default": "", "include_in_web_ui": True,
+        "help": "order of the models, instead of the scenario's mix.order",
+    },
+    "--keep-alive": {
+        "default": "", "metavar": "TIME", "include_in_web_ui": True,
+        "help": "how long Ollama keeps a model loaded, as 5m, or 0 for not at all",
+    },
     "--duration": {
-        "type": float, "default": None, "metavar": "S",
+        "type": float, "default": None, "metavar": "S", "include_in_web_ui": True,
         "help": "seconds of load, instead of the scenario's duration_s",
     },
     "--max-requests": {
@@ -59,6 +67,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE", "default": None,
         "help": "write the result as Markdown here at the end; - is stdout",
     },
+    "--grafana-url": {
+        "default": "", "metavar": "URL", "env_var": "TOKENSWARM_GRAFANA_URL",
+        "help": "Grafana with our dashboards: the live page links to it",
+    },
     "--no-live": {
         "action": "store_true", "help": "no line of live progress on stderr",
     },
@@ -72,7 +84,7 @@ def add_arguments(parser: Any) -> None:
     """Add tokenswarm's options; Locust's own servers listen on loopback unless told otherwise."""
     add = parser.add_argument  # not a group: only Locust's parser knows include_in_web_ui
     for flag, settings in OPTIONS.items():
-        add(flag, include_in_web_ui=False, **settings)
+        add(flag, **{"include_in_web_ui": False, **settings})
     _add_database(add)
     # a lost worker's users are taken over by the others
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1", enable_rebalancing=True)
@@ -118,14 +130,34 @@ def scenario_of(options: Namespace, users: int | None = None) -> Scenario | None
         plain,
         urls={**target_urls(options.target_url), **_url_of_host(options.host, plain)},
         users=users if options.closed else None,
-        rate=options.rate,
-        duration_s=options.duration,
+        rate=_number(options.rate, "rate"),
+        duration_s=_number(options.duration, "duration"),
         max_requests=options.max_requests,
         seed=options.seed,
         gates=options.gate,
         agents=options.agent,
+        order=options.mix or None,
+        keep_alive=_keep_alive(options.keep_alive),
     )
     return scenario if users is None else with_users(scenario, users)
+
+
+def _number(given: float | str | None, name: str) -> float | None:
+    """What the command line made a number and the page's form leaves a text; empty: not given."""
+    if given in (None, ""):
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        raise UsageError(f"{name} {given!r} is no number; write one, as 2.5") from None
+
+
+def _keep_alive(given: str) -> str | float | None:
+    """A duration such as 5m, or seconds as a number; empty: not given."""
+    try:
+        return float(given)
+    except ValueError:
+        return given or None
 
 
 def _url_of_host(host: str | None, scenario: Scenario) -> dict[str, str]:

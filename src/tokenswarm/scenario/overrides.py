@@ -6,7 +6,17 @@ from msgspec.structs import replace
 
 from tokenswarm.errors import ScenarioError, UsageError
 from tokenswarm.scenario.check import problems
-from tokenswarm.scenario.model import ClosedLoad, Load, OpenLoad, Scenario, Target, TraceLoad
+from tokenswarm.scenario.model import (
+    ClosedLoad,
+    Load,
+    Mix,
+    MixOrder,
+    Model,
+    OpenLoad,
+    Scenario,
+    Target,
+    TraceLoad,
+)
 from tokenswarm.scenario.place import Place, written
 from tokenswarm.scenario.shape import nearest
 
@@ -30,17 +40,22 @@ def override(
     seed: int | None = None,
     gates: Sequence[str] = (),
     agents: Sequence[str] = (),
+    order: MixOrder | None = None,
+    keep_alive: str | float | None = None,
 ) -> Scenario:
     """Return the scenario with what is given changed, and checked again.
 
     `urls` by target name; `users` makes the load closed, `rate` open; `gates` are added to the
-    file's, `agents` replace them. UsageError where both loads, an unknown target or a bad value
+    file's, `agents` replace them; `order` is the mix's and `keep_alive` that of every model on
+    Ollama. UsageError where both loads, an unknown target or a bad value
     is given.
     """
     telemetry = scenario.telemetry
     changed = replace(
         scenario,
         targets=_targets(scenario.targets, urls or {}),
+        models=[_kept(m, scenario, keep_alive) for m in scenario.models],
+        mix=scenario.mix if order in (None, scenario.mix.order) else Mix(order=order),
         load=_load(scenario.load, users, rate),
         duration_s=scenario.duration_s if duration_s is None else duration_s,
         max_requests=scenario.max_requests if max_requests is None else max_requests,
@@ -51,6 +66,12 @@ def override(
     for problem in problems(changed):
         raise ScenarioError(problem.message, path=_option(problem.place))
     return changed
+
+
+def _kept(model: Model, scenario: Scenario, keep_alive: str | float | None) -> Model:
+    if keep_alive is None or scenario.targets[model.target].api != "ollama":
+        return model
+    return replace(model, keep_alive=keep_alive)
 
 
 def _targets(targets: Mapping[str, Target], urls: Mapping[str, str]) -> dict[str, Target]:

@@ -55,6 +55,7 @@ class RunDir:
         self.spool = path / "spool"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
+        self.live = path / "live.json"
 
     @classmethod
     def create(cls, parent: Path, run_id: str) -> "RunDir":

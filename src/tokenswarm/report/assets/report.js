@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { models, timeline: line, events } = data;
+  let { models, timeline: line, events, offset_s: offset = 0 } = data;
   const GIB = 2 ** 30, LEFT = 92, GAP = 22;
   const STEPS = [.01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
   const holder = document.getElementById("charts");
@@ -20,8 +20,10 @@
   const shown = () => models.filter((m) => !hidden.has(m));
   const digits = (v) => Math.abs(v) >= 99.95 ? v.toFixed(0) : Math.abs(v) >= 9.995 ? v.toFixed(1) : v.toFixed(2);
   const seconds = (v) => v == null ? "-" : Math.abs(v) < 0.9995 ? `${digits(v * 1e3)} ms` : `${digits(v)} s`;
-  const clock = (v, places = 1) => v < 60 ? `${v.toFixed(places)} s`
-    : `${Math.floor(v / 60)}:${(v % 60).toFixed(places).padStart(places ? 3 + places : 2, "0")}`;
+  const clock = (t, places = 1) => {
+    const v = t + offset;
+    return v < 60 ? `${v.toFixed(places)} s` : `${Math.floor(v / 60)}:${(v % 60).toFixed(places).padStart(places ? 3 + places : 2, "0")}`;
+  };
   const node = (tag, cls, text) => {
     const made = document.createElement(tag);
     if (cls) made.className = cls;
@@ -400,6 +402,15 @@
     document.getElementById("timeline").scrollIntoView({ behavior: calm ? "auto" : "smooth" });
     holder.focus({ preventScroll: true });
   }
+
+  // the live page: the same charts, of data that has grown
+  window.tokenswarmShow = (next) => {
+    const whole = zoom[1] - zoom[0] >= line.duration_s - .01, same = next.models.join() === models.join();
+    ({ models, timeline: line, events, offset_s: offset = 0 } = next);
+    if (whole) zoom = [0, line.duration_s];
+    if (!same) { hidden.clear(); legend(); }
+    build();
+  };
 
   legend();
   build();
