@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from tokenswarm.telemetry.config import Gpu
 from tokenswarm.telemetry.host import HostFeed, HostReader, disk_of, memory_of, network_of
 from tokenswarm.telemetry.hostgpu import HostGpu, Memory
 from tokenswarm.telemetry.open import open_gpu
-from tokenswarm.telemetry.owners.owner import Owners
+from tokenswarm.telemetry.owners.owner import Owner, Owners
 
 MIB = 1 << 20
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
@@ -257,8 +258,58 @@ def test_an_engines_child_belongs_to_it() -> None:
 @linux
 def test_two_engines_share_what_both_of_them_map(model: Path) -> None:
     with engine(model) as (one, _), engine(model) as (other, _):
-        held = [Memory(pid).bytes() or 0 for pid in (one, other)]
+        held = [Memory(pid).renew().bytes() or 0 for pid in (one, other)]
     assert sum(held) < 120 * MIB  # 64 MiB of the model once, and two interpreters
+
+
+BREATHING = """
+import sys, time
+print(flush=True)
+while True:
+    held = bytearray(200 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(0.005)
+    del held
+    time.sleep(0.005)
+"""
+
+
+@linux
+def test_a_share_asked_for_while_a_model_comes_and_goes_is_not_off_by_the_model() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", BREATHING], stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        memory = Memory(process.pid)
+        held = [memory.renew().bytes() or 0 for _ in range(400)]
+        process.kill()
+    # an interpreter of its own takes some MiB that nobody shares
+    assert MIB < min(held) < max(held) < 230 * MIB
+
+
+@linux
+def test_a_scan_that_takes_its_time_holds_up_no_look(model: Path) -> None:
+    names = ("tinyllama-1.1b-test",)
+    go_on, asked = threading.Event(), threading.Event()
+
+    class Slow(Owners):
+        def resolve(self, pid: int) -> Owner:
+            asked.set()
+            assert go_on.wait(60)
+            return super().resolve(pid)
+
+    with engine(model) as (pid, _):
+        reader = HostGpu(names, Slow(names))
+        go_on.set()
+        assert [p.pid for p in reader.sample()[0].processes] == [pid]
+        go_on.clear()
+        asked.clear()
+        while not asked.is_set():  # the next scan is due after a second
+            assert reader.sample()[0].processes
+            time.sleep(0.05)
+        assert [p.pid for p in reader.sample()[0].processes] == [pid]
+        go_on.set()
+        reader.close()
 
 
 @linux

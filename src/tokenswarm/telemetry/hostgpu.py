@@ -5,11 +5,13 @@ ports that they listen on. Linux, since the memory is read from `/proc`.
 """
 
 import os
+import re
 import socket
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -17,36 +19,43 @@ from tokenswarm.errors import UsageError
 from tokenswarm.telemetry.gpu import GpuProcess, GpuSample, TelemetryGap
 from tokenswarm.telemetry.health import Health
 from tokenswarm.telemetry.host import memory_of, read_text
-from tokenswarm.telemetry.owners.owner import Owners
-from tokenswarm.telemetry.owners.recent import Recent
+from tokenswarm.telemetry.owners.owner import Owner, Owners
 
 SCAN_S = 1.0  # how often processes are looked for
 PORTS_S = 5.0  # how often it is asked who listens
-SHARE_S = 1.0  # how often the kernel is asked for a process's share, which walks its pages
 BLOB = "sha256-"  # how Ollama's engines name a model
+FIGURE = re.compile(r"^(Rss|Pss): +(\d+) kB$", re.MULTILINE)
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Memory:
     """Bytes that one process holds: its proportional share of what it maps (PSS), a model's file
-    included. The share is renewed once a second and moves with what is resident in between."""
+    included. What of its resident memory is others' share is renewed by `renew`, which walks its
+    pages; `bytes` follows what is resident in between."""
 
     def __init__(self, pid: int, proc: Path = Path("/proc")):
         self._folder = proc / str(pid)
-        self._share = self._resident_then = 0
-        self._renewed_s: float | None = None
+        self._others = 0
 
     def bytes(self) -> int | None:
         """None when the process has gone, or is nobody's business."""
         resident = self._resident()
         if not resident:
             return None  # a process that has ended but was not waited for holds nothing, too
-        now = time.perf_counter()
-        if self._renewed_s is None or now - self._renewed_s >= SHARE_S:
-            self._renewed_s = now
-            # somebody else's process tells what is resident, but not its share
-            self._share, self._resident_then = self._proportional() or resident, resident
-        return max(0, self._share + resident - self._resident_then)
+        return max(0, resident - self._others)
+
+    def renew(self) -> "Memory":
+        """Ask for its share anew. Both figures are of one walk: beside what another file says
+        is resident, the share of a process that loads or drops a model in between would be off
+        by the whole model. Somebody else's process does not tell; nothing is shared then."""
+        try:
+            text = (self._folder / "smaps_rollup").read_text()
+        except OSError:
+            return self
+        of = {name: int(kib) << 10 for name, kib in FIGURE.findall(text)}
+        if "Rss" in of and "Pss" in of:
+            self._others = max(0, of["Rss"] - of["Pss"])
+        return self
 
     def _resident(self) -> int | None:
         try:
@@ -54,13 +63,12 @@ class Memory:
         except (OSError, ValueError, IndexError):
             return None
 
-    def _proportional(self) -> int | None:
-        try:
-            lines = (self._folder / "smaps_rollup").read_text().splitlines()
-        except OSError:
-            return None
-        pss = (line for line in lines if line.startswith("Pss:"))
-        return next((int(line.split()[1]) << 10 for line in pss), None)
+
+class Engine(NamedTuple):
+    """One process that is sampled, and whose it is."""
+
+    memory: Memory
+    owner: Owner
 
 
 class HostGpu:
@@ -79,9 +87,10 @@ class HostGpu:
                 "telemetry.gpu.source is host, but this system has no /proc: "
                 "it needs Linux; set the source to none"
             )
-        self._names, self._owners, self._ports = tuple(names), Recent(owners), frozenset(ports)
+        self._names, self._owners, self._ports = tuple(names), owners, frozenset(ports)
         self._proc = proc
-        self._engines: dict[int, Memory] = {}
+        self._engines: dict[int, Engine] = {}
+        self._scanning: threading.Thread | None = None
         self._listeners: frozenset[int] = frozenset()
         self._scanned_s: float | None = None
         self._asked_s: float | None = None
@@ -90,11 +99,9 @@ class HostGpu:
         return {"kind": self.kind, "ports": sorted(self._ports), "models": list(self._names)}
 
     def sample(self) -> list[GpuSample]:
-        now = time.perf_counter()
-        if self._scanned_s is None or now - self._scanned_s >= SCAN_S:
-            self._scanned_s = now
-            self._scan(now)
-        held = {pid: m for pid, memory in self._engines.items() if (m := memory.bytes())}
+        self._look_around()
+        engines = self._engines
+        held = {pid: m for pid, e in engines.items() if (m := e.memory.bytes())}
         host = memory_of(read_text(self._proc / "meminfo"))
         total, used = host.memory_total_bytes, host.memory_used_bytes
         if total is None or used is None:
@@ -104,25 +111,39 @@ class HostGpu:
                 index=0, label="cpu", name=f"memory of {socket.gethostname()}",
                 vram_total_bytes=total, vram_used_bytes=sum(held.values()),
                 vram_free_bytes=total - used,
-                processes=tuple(self._process(pid, m) for pid, m in held.items()),
+                processes=tuple(_process(pid, engines[pid].owner, m) for pid, m in held.items()),
             )
         ]  # fmt: skip
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held; a scan that is still going on ends."""
+        if self._scanning is not None:
+            self._scanning.join()
 
-    def _process(self, pid: int, held: int) -> GpuProcess:
-        owner = self._owners.resolve(pid)
-        return GpuProcess(
-            pid=pid, vram_used_bytes=held, model=owner.model, container=owner.container
-        )
+    def _look_around(self) -> None:
+        """Find the engines anew once in a while, beside the looks: it reads files of every process
+        on this host, and a look that waited for it would miss a model's coming or going, and be
+        stamped before it."""
+        now = time.perf_counter()
+        if self._scanned_s is None:
+            self._scan(now)  # the first look is to show something
+        elif now - self._scanned_s >= SCAN_S and not (self._scanning and self._scanning.is_alive()):
+            self._scanning = threading.Thread(target=self._scan, args=(now,), daemon=True)
+            self._scanning.start()
 
     def _scan(self, now_s: float) -> None:
-        """Find the engines anew; those that are still there keep what is known of them."""
+        """Those that are still there keep what is known of them."""
+        self._scanned_s = now_s
         found = set(self._named()) | set(self._serving(now_s))
         found -= {os.getpid(), os.getppid()}
+        known = self._engines
+        memories = {
+            pid: known[pid].memory if pid in known else Memory(pid, self._proc)
+            for pid in sorted(found)
+        }
         self._engines = {
-            pid: self._engines.get(pid) or Memory(pid, self._proc) for pid in sorted(found)
+            pid: Engine(memory.renew(), self._owners.resolve(pid))
+            for pid, memory in memories.items()
         }
         self._owners.forget_all_but(found)
 
@@ -160,6 +181,10 @@ class HostGpu:
             for child in read_text(file).split():
                 yield int(child)
                 yield from self._children(int(child))
+
+
+def _process(pid: int, owner: Owner, held: int) -> GpuProcess:
+    return GpuProcess(pid=pid, vram_used_bytes=held, model=owner.model, container=owner.container)
 
 
 def _listeners(ports: Collection[int]) -> frozenset[int]:
