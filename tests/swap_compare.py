@@ -282,9 +282,13 @@ def one_off(true: Lengths, seen: Lengths) -> bool:
 
 
 def _one_moment(r: truth.Request, told: Told) -> bool:
-    """Whether another request for its model came at the same time, as far as clients can tell."""
-    same = [o.arrival_unix_ns for o in told.ours if o.model == r.model and o.n != r.n]
-    return any(abs(at - r.arrival_unix_ns) / 1e9 <= CLIENT_S for at in same)
+    """Whether another request for its model came at the same time, as far as clients can tell: the
+    box took them in late by `late_s`."""
+    others = (o for o in told.ours if o.model == r.model and o.n != r.n)
+    return any(
+        abs(o.arrival_unix_ns - r.arrival_unix_ns) / 1e9 <= CLIENT_S + max(o.late_s, r.late_s)
+        for o in others
+    )
 
 
 def _calm(told: Told, r: truth.Request, events: list[TrueEvent]) -> bool:

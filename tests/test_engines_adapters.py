@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.engine_answers import (
 )
 from tokenswarm.engines import adapter
 from tokenswarm.engines.ollama import Ollama
-from tokenswarm.engines.protocol import ANY, LoadFigures, Residency
+from tokenswarm.engines.protocol import ANY, LoadFigures, Residency, ResidencyState
 from tokenswarm.errors import TargetError
 
 PATHS = [
@@ -74,10 +75,46 @@ def test_ollama_holding_nothing_is_not_the_same_as_ollama_not_saying() -> None:
         ("metrics_awake.prom", "resident"),
     ],
 )
-def test_vllm_sleeps_by_either_sign(metrics: str, state: str, dev_mode: bool) -> None:
+def test_vllm_sleeps_by_either_sign(metrics: str, state: ResidencyState, dev_mode: bool) -> None:
     with canned_server(vllm(metrics, dev_mode=dev_mode)) as canned:
         found = adapter("vllm").residency(canned.url, 5.0)
-    assert found == (Residency("tinyllama-1.1b", "resident" if state == "resident" else "asleep"),)
+    level = 1 if state == "asleep" else None
+    assert found == (Residency("tinyllama-1.1b", state, sleep_level=level),)
+
+
+@pytest.mark.parametrize(("offloaded", "discarded", "level"), [(1, 0, 1), (0, 1, 2), (0, 0, None)])
+def test_vllm_says_how_deep_it_sleeps(offloaded: int, discarded: int, level: int | None) -> None:
+    page = "".join(
+        f'vllm:engine_sleep_state{{engine="0",sleep_state="{state}"}} {value}.0\n'
+        for state, value in [
+            ("awake", 0), ("weights_offloaded", offloaded), ("discard_all", discarded),
+        ]
+    )  # fmt: skip
+    answers = vllm(dev_mode=False)
+    answers["/metrics"] = page.encode()
+    with canned_server(answers) as canned:
+        (found,) = adapter("vllm").residency(canned.url, 5.0) or ()
+    assert (found.state, found.sleep_level) == ("asleep", level)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "left_s"),
+    [
+        ("{}.123456789Z", 300.0),  # nanoseconds, as Go writes them
+        ("{}+00:00", 300.0),
+        ("2318-03-10T12:00:00Z", None),  # keep_alive -1
+        ("soon", None),
+        (7, None),
+    ],
+)
+def test_ollama_tells_when_a_model_is_to_go(expires_at: object, left_s: float | None) -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=300)
+    if isinstance(expires_at, str):
+        expires_at = expires_at.format(moment.strftime("%Y-%m-%dT%H:%M:%S"))
+    answers = ollama({**held("qwen:latest"), "expires_at": expires_at})
+    with canned_server(answers) as canned:
+        (found,) = adapter("ollama").residency(canned.url, 5.0) or ()
+    assert found.expires_s == (None if left_s is None else pytest.approx(left_s, abs=20))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def arrivals(
         others = np.sort(np.concatenate([others, births]))
         groups = _groups(requests, loads[(target, model)], others)
         held = sorted([*engine, *gpu], key=lambda s: s.start_s)
-        found += _join(requests, target, model, seen, groups, held)
+        first = np.sort(requests.t_first[requests.groups[(target, model)]])
+        found += [_spoken(a, first) for a in _join(requests, target, model, seen, groups, held)]
     found = _unblocked(requests, found, speed)
     for target in blind(requests, stays):
         found += _risen(requests, target, lines)
@@ -241,6 +242,19 @@ def _join(
             gpu = next((s for s in there if s.side == "gpu"), None)
             alone.append(Arrival(target, model, sent, ready, group, engine, gpu))
     return joined + alone
+
+
+def _spoken(a: Arrival, first: Floats) -> Arrival:
+    """`a`, ready no later than the first token after it began: a server may let go of some who
+    waited later than of others, and tells nothing to one who then hung up. `first`: sorted."""
+    gpu = a.gpu
+    since = gpu.birth_s if gpu and gpu.came else a.engine.after_s if a.engine else None
+    if since is None:
+        return a
+    i = int(np.searchsorted(first, since, side="right"))
+    if i == len(first) or not first[i] < a.ready_s:
+        return a
+    return replace(a, ready_s=float(first[i]), lo_s=min(a.lo_s, float(first[i])))
 
 
 def _held(stays: list[Stay], sent_s: float, at_s: float) -> bool:

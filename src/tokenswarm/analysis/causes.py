@@ -1,6 +1,6 @@
 """What sort of event it was: kind, cause, outcome, why the model was away, where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,6 +8,8 @@ from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import CRASHED_S, Stay, crashed
 from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
+
+Levels = Mapping[tuple[str, str], int]
 
 PROCESSES = ("ollama", "llama-swap", "vllm", "sglang")
 """Engines that start a process for each model (Ollama since 0.30)."""
@@ -19,17 +21,30 @@ COLD_FACTOR = 1.4
 """A load that takes so much longer than its model's quickest was read from disk."""
 
 
-def kind_of(requests: Requests, c: Coldstart) -> str:
-    """process_cold, weights_cold, wake_l1, wake_l2 or reconfig. No row tells the level of a sleep:
-    it is 1 unless the weights cannot have been copied away."""
+def kind_of(requests: Requests, c: Coldstart, levels: Levels) -> str:
+    """process_cold, weights_cold, wake_l1, wake_l2 or reconfig. How deep it slept the engine said
+    then, or whenever it said anything of this model; else it is level 1 unless its memory shows
+    that the weights cannot have been copied away."""
     a, engine = c.arrival, str(requests.engine[c.trigger])
     if c.woke:
-        return "wake_l2" if c.slept and _dropped(requests, c.slept) else "wake_l1"
+        level = (a.engine and a.engine.level) or levels.get(c.key)
+        if level is None:
+            level = 2 if c.slept and _dropped(requests, c.slept) else 1
+        return f"wake_l{level}"
     if c.own is not None:
         return "reconfig"
     if a.gpu:
         return "process_cold"
     return "process_cold" if engine in PROCESSES and not a.move else "weights_cold"
+
+
+def levels_of(stays: Sequence[Stay]) -> Levels:
+    """The level at which each (target, model) sleeps, where its engine never told another."""
+    told: dict[tuple[str, str], set[int]] = {}
+    for s in stays:
+        if s.target is not None and s.level is not None:
+            told.setdefault((s.target, s.model), set()).add(s.level)
+    return {key: next(iter(levels)) for key, levels in told.items() if len(levels) == 1}
 
 
 def _dropped(requests: Requests, slept: Stay) -> bool:

@@ -80,6 +80,7 @@ def coldstarts(
         key = (a.target, a.model)
         waiting = queues[key].waiting(a, served.get(key, -np.inf))
         free = [i for i in waiting if i not in taken and theirs.may(i, k)]
+        free = _served_by(requests, a, free) or free
         if not free:
             continue
         start = _bounds(requests, a, free[0])
@@ -104,6 +105,16 @@ def _corroborated(c: Coldstart, lines: Sequence[Line]) -> Coldstart:
     k, moves = max(inside, key=lambda x: x[1][x[0]].bytes)
     fall = moves[k - 1] if k and moves[k - 1].bytes < 0 and moves[k - 1].end_s >= c.t0_s else None
     return replace(c, arrival=replace(c.arrival, move=moves[k], fall=fall))
+
+
+def _served_by(requests: Requests, a: Arrival, waiting: list[int]) -> list[int]:
+    """Of those who were `waiting`, whom `a` ended the wait for. Where its server told who waited
+    for it, whoever got nothing for long after it was ready stood in line for something else."""
+    if not a.members:
+        return waiting
+    over = a.ready_s + SLACK_S
+    silent, until = np.isnan(requests.t_first), requests.waited_until
+    return [i for i in waiting if i in a.members or not (silent[i] and until[i] > over)]
 
 
 class _Claims:

@@ -26,7 +26,10 @@ FILLING_S = 30.0
 """What a process takes later is its work, not its weights."""
 
 CRASHED_S = 0.5
-"""A process that dies takes its requests along within this time."""
+"""A process that dies takes the requests that it serves along, and its memory is gone within this
+time."""
+CUT_S = 0.1
+"""A client knows as soon after the death of the process."""
 
 ONE_STAMP_S = 0.002
 
@@ -42,7 +45,8 @@ class Stay:
     at the last. `target` is None on the GPU's side. `birth_s`: first sign of the model coming
     (a loading state, the process's first memory). `woke`: it was asleep before. `process`: a
     new process came with it. `size_bytes`: the most that it held. `low_s`: the first look at
-    which its memory was gone; `end_s` is the first with less of it.
+    which its memory was gone; `end_s` is the first with less of it. `level`: how deep it had slept
+    before. `expires_s`: when it was to go by itself, as the engine said at `told_s`.
     """
 
     side: Side
@@ -61,6 +65,9 @@ class Stay:
     context: int | None = None
     full_s: float | None = None
     low_s: float | None = None
+    level: int | None = None
+    told_s: float | None = None
+    expires_s: float | None = None
 
     @property
     def came(self) -> bool:
@@ -85,8 +92,29 @@ def engine_stays(residency: Columns, polls: Columns, t0_unix_ns: int) -> list[St
         states = list(texts(residency, "state")[rows])
         sizes = floats(residency, "vram_bytes")[rows]
         contexts = floats(residency, "context_length")[rows]
-        stays += _runs(t, m, at[rows], states, sizes, contexts, looks[t])
+        found = _runs(t, m, at[rows], states, sizes, contexts, looks[t])
+        levels, left = (_optional(residency, c)[rows] for c in ("sleep_level", "expires_s"))
+        stays += [_told_more(s, at[rows], states, levels, left) for s in found]
     return sorted(stays, key=lambda s: s.start_s)
+
+
+def _optional(columns: Columns, name: str) -> Floats:
+    """A column that runs of earlier versions lack."""
+    return floats(columns, name) if name in columns else np.full(len(columns["time_ns"]), np.nan)
+
+
+def _told_more(s: Stay, at: Floats, states: list[str], levels: Floats, left: Floats) -> Stay:
+    """`s` with how deep its model had slept before, and when it was to go by itself."""
+    first, past = (int(np.searchsorted(at, edge)) for edge in (s.start_s, s.end_s))
+    slept = first
+    while slept and states[slept - 1] in ("asleep", "loading"):
+        slept -= 1
+    level = _largest(levels[slept:first])
+    known = first + np.flatnonzero(~np.isnan(left[first:past]))
+    if not len(known):
+        return replace(s, level=level)
+    last = int(known[-1])
+    return replace(s, level=level, told_s=float(at[last]), expires_s=float(at[last] + left[last]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +287,13 @@ def _usual_step(at: Floats) -> float:
     return float(np.median(steps)) if len(steps) else 0.05
 
 
-def _closed(held: Bools) -> Bools:
-    """`held` without holes of one or two samples: nothing unloads and loads that fast."""
+def _closed(held: Bools, used: Floats) -> Bools:
+    """`held` without holes of one or two samples that lack the process: the same one does not go
+    and come back. One that is shown with little memory sleeps."""
     closed = held.copy()
     for first, past in _spans(~held):
-        if past - first <= 2 and first and past < len(held):
+        shown = np.any(used[first:past] > 0)
+        if past - first <= 2 and first and past < len(held) and not shown:
             closed[first:past] = True
     return closed
 
@@ -291,7 +321,7 @@ def _edge(used: Floats, past: int) -> int:
 
 
 def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Floats) -> list[Stay]:
-    full = _closed((used >= PRESENT_RATIO * used.max()) & (used > 0))
+    full = _closed((used >= PRESENT_RATIO * used.max()) & (used > 0), used)
     stays = []
     for first, past in _spans(full):
         born = first
@@ -326,9 +356,19 @@ def _process_runs(model: str, device: tuple[str, str], when: Floats, used: Float
 
 
 def crashed(requests: Requests, stay: Stay) -> bool:
-    """Whether requests of the model failed in the moment in which it left."""
+    """Whether the model left because its process died: a request that it was serving failed then,
+    and it gave nobody a token after that.
+
+    A request that failed without a token later than that waited for another load of the model.
+    """
     rows = requests.errors
-    ended = requests.t_end[rows]
-    near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CRASHED_S)
-    hit = rows[near & (requests.t_sent[rows] < stay.end_s)]
-    return bool(np.any(requests.model[hit] == stay.model))
+    ended, first = requests.t_end[rows], requests.t_first[rows]
+    near = (ended >= stay.last_s - CRASHED_S) & (ended <= stay.end_s + CUT_S)
+    mine = np.asarray(requests.model[rows] == stay.model, dtype=np.bool_)
+    spoken_to = (requests.t_sent[rows] < stay.end_s) & ~(first > stay.end_s)
+    failed = ended[near & mine & spoken_to]
+    if not len(failed):
+        return False
+    rows = np.flatnonzero(np.asarray(requests.model == stay.model, dtype=np.bool_))
+    spoke = np.concatenate([requests.t_first[rows], requests.t_last[rows]])
+    return not np.any((spoke > failed.max() + CUT_S) & (spoke < stay.last_s))

@@ -23,6 +23,8 @@ from tokenswarm.analysis.requests import Requests
 
 FLOOR_S = 0.05
 FACTOR = 3.0
+ONE_MOMENT_S = 0.005
+"""Requests sent so shortly one after the other may reach their server in any order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def strata(requests: Requests, windows: Sequence[Window]) -> Strata:
 def _sent_within(requests: Requests, w: Window) -> Ints:
     """Requests for the model of `w` sent in [t0, t4]; t_sent is sorted."""
     lo, hi = (
-        np.searchsorted(requests.t_sent, w.t0_s),
+        np.searchsorted(requests.t_sent, w.t0_s - ONE_MOMENT_S),
         np.searchsorted(requests.t_sent, w.t4_s, side="right"),
     )
     near = np.arange(lo, hi, dtype=np.int64)

@@ -71,7 +71,8 @@ def find(
     warm = np.asarray(split.name == "warm", dtype=np.bool_) & requests.ok
     normal = {key: usual(requests, mine, warm) for key, mine in requests.groups.items()}
     gone = [s for c in starts for s in c.victims]
-    cases = [_case(requests, c, memories, normal[c.key], gone) for c in starts]
+    levels = causes.levels_of(stays)
+    cases = [_case(requests, c, memories, normal[c.key], gone, levels) for c in starts]
     costs = _costs(cases, limits, reads)
     paid = [split.counts(s, len(starts)) for s in ("swap_waiter", "swap_collateral")]
     events = [
@@ -87,6 +88,7 @@ def _case(
     memories: Sequence[DeviceMemory],
     normal: Usual,
     gone: Sequence[Stay],
+    levels: causes.Levels,
 ) -> _Case:
     memory = _device(c, memories)
     marks = marks_of(c, memory)
@@ -96,7 +98,7 @@ def _case(
         c,
         memory,
         marks,
-        causes.kind_of(requests, c),
+        causes.kind_of(requests, c, levels),
         causes.cause_of(requests, c, left, gone),
         left,
     )
@@ -188,17 +190,19 @@ def _evidence(requests: Requests, c: Coldstart, normal: Usual) -> list[str]:
 
 
 def _late(requests: Requests, c: Coldstart, normal: Usual) -> bool:
-    """Whether the trigger waited longer than warm requests do; where there are none, whether it
-    waited from before its model's memory came until after it was there."""
+    """Whether the trigger waited longer than warm requests ever do; or longer than they usually
+    do, from before its model's memory came until after it was there. Where no request was warm,
+    the latter is all there is."""
     waited = float(requests.wait[c.trigger])
-    if normal.wait_p99_s is not None:
-        return waited > max(FLOOR_S, FACTOR * normal.wait_p99_s)
+    if normal.wait_p99_s is not None and waited > max(FLOOR_S, FACTOR * normal.wait_p99_s):
+        return True
     gpu, move = c.arrival.gpu, c.arrival.move
     full_s = gpu.full_s if gpu else move.end_s if move else None
     begun = gpu.birth_s if gpu else move.start_s if move else None
+    long = waited > max(FLOOR_S, FACTOR * (normal.wait_s or 0.0))
     if full_s is None or begun is None or c.t5_s is None:
-        return c.t5_s is None and waited > FLOOR_S
-    return c.t0_s < begun and c.t5_s >= full_s and waited > FLOOR_S
+        return c.t5_s is None and long and normal.wait_p99_s is None
+    return c.t0_s < begun and c.t5_s >= full_s and long
 
 
 def _confidence(evidence: list[str]) -> str:

@@ -18,12 +18,14 @@ BUCKET_LEAST = 5
 @dataclass(frozen=True, slots=True)
 class Usual:
     """One model when warm: median TTFT (None without warm ok requests), the same by prompt
-    bucket, P99 wait for the first token, and when it was warm again after any moment: `sent_s`
-    of the first of each five quick requests in a row, `first_s` their first tokens."""
+    bucket, P99 and median wait for the first token, and when it was warm again after any
+    moment: `sent_s` of the first of each five quick requests in a row, `first_s` their first
+    tokens."""
 
     ttft_s: float | None
     by_bucket: dict[int, float]
     wait_p99_s: float | None
+    wait_s: float | None
     sent_s: Floats
     first_s: Floats
 
@@ -56,7 +58,8 @@ def usual(requests: Requests, mine: Ints, warm: Bools) -> Usual:
         row = mine[np.flatnonzero(view.all(axis=1))]
     p99 = nearest_rank(requests.wait[calm], 0.99)
     medians = _medians(requests, calm)
-    return Usual(ttft, medians, p99, requests.t_sent[row], requests.t_first[row])
+    wait = nearest_rank(requests.wait[calm], 0.5)
+    return Usual(ttft, medians, p99, wait, requests.t_sent[row], requests.t_first[row])
 
 
 def _medians(requests: Requests, calm: Ints) -> dict[int, float]:

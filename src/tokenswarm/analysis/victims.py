@@ -13,6 +13,7 @@ import numpy as np
 from tokenswarm.analysis.arrivals import SLACK_S
 from tokenswarm.analysis.coldstarts import Coldstart
 from tokenswarm.analysis.columns import Floats, Texts
+from tokenswarm.analysis.keepalive import expired
 from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay, crashed
@@ -28,6 +29,8 @@ ALIKE_S, ALIKE_RATIO = 0.08, 0.1
 clock did it."""
 REST_LEAST_S = 0.3
 """Whoever goes sooner than that after its last request was waited for."""
+WHOLE_RATIO = 0.9
+"""A process with less of its model than this share had not come to its end."""
 FIT_RATIO = 0.8
 """Ollama wants a newcomer to take no more than this share of what is free."""
 
@@ -59,7 +62,7 @@ def with_victims(
     owns: dict[int, Stay] = {}
     lone = _lone(requests)
     turns = _turns(starts, lone)
-    stillborn = _stillborn(requests, starts)
+    stillborn = _stillborn(requests, starts, stays)
     gone = _served(requests, _departures(stays))
     unforced = _Unforced.of(requests, starts, turns, stays, lone, capacity)
     for stay in gone:
@@ -119,6 +122,8 @@ class _Unforced:
     where those are not most of all."""
     most: int
     """Most models held at once."""
+    told: Sequence[Stay]
+    """What engines said."""
 
     @classmethod
     def of(
@@ -132,15 +137,16 @@ class _Unforced:
     ) -> "_Unforced":
         gpu = [s for s in stays if s.side == "gpu"]
         most = max((_held(gpu, s.start_s) for s in gpu), default=0)
-        self = cls(requests, starts, turns, gpu, lone, capacity, np.inf, most)
+        told = [s for s in stays if s.side == "engine"]
+        self = cls(requests, starts, turns, gpu, lone, capacity, np.inf, most, told)
         return replace(self, patience_s=self._patience_s())
 
     def says(self, stay: Stay) -> bool:
-        """Its server died with its requests; it had been idle for as long as those that left by
-        themselves; or there was room for the newcomer, and for one model more."""
+        """Its server died with its requests; its time was up; it had been idle for as long as
+        those that left by themselves; or there was room for the newcomer and one model more."""
         if stay.side != "gpu" or any(s.woke and s.model == stay.model for s in self.stays):
             return False
-        if crashed(self.requests, stay):
+        if crashed(self.requests, stay) or expired(self.requests, stay, self.told):
             return True
         k = _event_of(self.turns, stay, self.lone)
         room = k is not None and self._room(stay, k)
@@ -241,16 +247,39 @@ def _done(c: Coldstart) -> float:
     return c.done_s
 
 
-def _stillborn(requests: Requests, starts: Sequence[Coldstart]) -> list[Stay]:
-    """Processes that went before their model ever spoke: of loads that failed or were aborted."""
+def _stillborn(
+    requests: Requests, starts: Sequence[Coldstart], stays: Sequence[Stay]
+) -> list[Stay]:
+    """Processes that went before their model ever spoke: of loads that failed or were aborted,
+    whether or not the one who asked for them is known."""
+    told = {s.target for s in stays if s.side == "engine"}
+    largest: dict[str, int] = {}
+    for s in stays:
+        if s.side == "gpu":
+            largest[s.model] = max(largest.get(s.model, 0), s.size_bytes or 0)
+    engine = {id(c.arrival.gpu) for c in starts if c.arrival.engine and c.arrival.gpu}
+    failed = {id(c.arrival.gpu) for c in starts if c.t5_s is None and c.arrival.gpu}
     found = []
-    for c in starts:
-        stay = c.arrival.gpu
-        if c.t5_s is None and stay and stay.went and not c.arrival.engine:
-            first = requests.t_first[requests.groups[c.key]]
-            if not np.any((first >= stay.start_s) & (first <= stay.end_s)):
-                found.append(stay)
+    for s in stays:
+        if s.side != "gpu" or not (s.process and s.came and s.went) or id(s) in engine:
+            continue
+        part = (s.size_bytes or 0) < WHOLE_RATIO * largest[s.model]
+        unlisted = bool(told) and not any(_listed(e, s) for e in stays)
+        if (id(s) in failed or part or unlisted) and not _has_spoken(requests, s):
+            found.append(s)
     return found
+
+
+def _listed(engine: Stay, gpu: Stay) -> bool:
+    """Whether the engine told of the model while the process was there."""
+    there = engine.start_s <= gpu.end_s and gpu.start_s <= engine.end_s
+    return engine.side == "engine" and engine.model == gpu.model and there
+
+
+def _has_spoken(requests: Requests, stay: Stay) -> bool:
+    mine = [i for (_, model), i in requests.groups.items() if model == stay.model]
+    first = requests.t_first[np.concatenate([np.zeros(0, np.int64), *mine])]
+    return bool(np.any((first >= stay.start_s) & (first <= stay.end_s)))
 
 
 def _lone(requests: Requests) -> set[str]:

@@ -1,7 +1,9 @@
 """Ollama: told by `/api/version` and `/api/ps` together, since SGLang imitates the rest."""
 
 import re
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server, said
@@ -9,6 +11,7 @@ from tokenswarm.engines.openai import OpenAi, count
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
 from tokenswarm.errors import TargetError
 
+NEVER_S = 10 * 365 * 86400.0
 FROM_BLOB = re.compile(r"^FROM .*sha256-([0-9a-f]{64})\s*$", re.MULTILINE)
 
 
@@ -58,7 +61,18 @@ def _residency(model: dict[str, Any]) -> Residency:
     return Residency(
         model["name"], "partial" if partial else "resident", vram_bytes=vram, size_bytes=size,
         context_length=count(model.get("context_length")),
+        expires_s=_from_now(model.get("expires_at")),
     )  # fmt: skip
+
+
+def _from_now(moment: Any) -> float | None:
+    """Seconds from now to an RFC 3339 time; None for anything else, and for never (a model that
+    was asked to stay expires in some centuries)."""
+    try:
+        left_s = datetime.fromisoformat(moment).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return left_s if left_s < NEVER_S else None
 
 
 def _models(server: Server, path: str) -> list[dict[str, Any]] | None:

@@ -17,13 +17,17 @@ ANY = "*"
 class Residency(msgspec.Struct, frozen=True):
     """Where one model's weights are, as the engine says. Sizes in bytes; None when not said.
 
-    `partial`: a part of them, or of the server's engines."""
+    `partial`: a part of them, or of the server's engines. `sleep_level` of one that is asleep: 1
+    its weights are in the host's memory, 2 they are thrown away. `expires_s`: from now until it
+    goes by itself if nobody asks for it, by its server's clock."""
 
     model: str
     state: ResidencyState
     vram_bytes: int | None = None
     size_bytes: int | None = None
     context_length: int | None = None
+    sleep_level: int | None = None
+    expires_s: float | None = None
 
 
 class Knobs(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 KV_CACHE = "vllm:kv_cache_usage_perc"
 SLEEP = "vllm:engine_sleep_state"
+LEVELS = {"weights_offloaded": 1, "discard_all": 2}
 SLEEP_GOING_ON = "vllm:sleep_mode_operations_in_flight"
 # what of a request's body decides how its prompt is tokenized
 PROMPT_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs")
@@ -45,8 +46,8 @@ class Vllm(OpenAi):
         models = listed_models(server)
         if models is None:
             return None
-        state = _state(server)
-        return tuple(Residency(name, state) for name in names(models))
+        state, level = _state(server)
+        return tuple(Residency(name, state, sleep_level=level) for name in names(models))
 
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
         """One a model; engines of one model (data parallel) are added up, their KV use averaged."""
@@ -69,20 +70,24 @@ class Vllm(OpenAi):
         return count(self.server(url, timeout_s).post("/tokenize", asked).object().get("count"))
 
 
-def _state(server: Server) -> ResidencyState:
-    """Asleep also while it is only partly awake; loading while it wakes up; partial while some of
+def _state(server: Server) -> tuple[ResidencyState, int | None]:
+    """Where its weights are, and how deep it sleeps, where it says so.
+
+    Asleep also while it is only partly awake; loading while it wakes up; partial while some of
     its engines (data parallel) sleep and others do not."""
     flag = server.get("/is_sleeping").object().get("is_sleeping")
     if flag is False:
-        return "resident"
+        return "resident", None
     page = server.get("/metrics")
     found = list(samples(_text(page.body), (SLEEP, SLEEP_GOING_ON)) if page.ok else ())
     awake = [s.value for s in found if s.labels.get("sleep_state") == "awake"]
     if flag is None and 0 not in awake:
-        return "resident"
+        return "resident", None
     if any(s.name == SLEEP_GOING_ON and _wakes(s) for s in found):
-        return "loading"
-    return "partial" if any(awake) and 0 in awake else "asleep"
+        return "loading", None
+    levels = [LEVELS.get(s.labels.get("sleep_state", "")) for s in found if s.value > 0]
+    level = max((level for level in levels if level is not None), default=None)
+    return ("partial", None) if any(awake) and 0 in awake else ("asleep", level)
 
 
 def _wakes(sample: Sample) -> bool:

@@ -330,6 +330,9 @@ class Scheduler:
         if victim.doomed is None:
             self._doom(victim, cause, marks.load)
         await victim.gone.wait()
+        if victim.dead:  # it died before it could be made to go
+            marks.displaced.remove(victim.model.name)
+            return
         marks.killed_s = marks.killed_s or victim.killed_s
         marks.freed_s = victim.killed_s + self._gpu.spec.free_lag_s
 

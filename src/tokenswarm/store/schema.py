@@ -201,6 +201,8 @@ RESIDENCY = Measurement(
         _i("vram_bytes", "bytes", "what the engine says the model holds"),
         _i("size_bytes", "bytes", "the model's whole size, as the engine says"),
         _i("context_length", "", "context it was loaded with"),
+        _i("sleep_level", "", "asleep: 1 weights kept in the host's memory, 2 thrown away"),
+        _f("expires_s", "s", "until it goes by itself unless asked, as the engine says"),
         _i("swap_active", "", "1 while a swap is known to be going on"),
         Field("changed", "bool", "", "the state differs from the row before"),
     ),

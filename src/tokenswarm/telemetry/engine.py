@@ -166,6 +166,8 @@ class Poller:
                 vram_bytes=look.held.vram_bytes,
                 size_bytes=look.held.size_bytes,
                 context_length=look.held.context_length,
+                sleep_level=look.held.sleep_level,
+                expires_s=look.held.expires_s,
                 swap_active=1 if loading else None,
                 changed=look.changed,
             )
@@ -258,5 +260,6 @@ class Seen:
         return msgspec.structs.replace(found, state="asleep") if sleeps else found
 
 
-def _size(residency: Residency | None) -> tuple[int | None, int | None] | None:
-    return None if residency is None else (residency.vram_bytes, residency.context_length)
+def _size(residency: Residency | None) -> tuple[int | None, int | None, int | None] | None:
+    r = residency
+    return None if r is None else (r.vram_bytes, r.context_length, r.sleep_level)
