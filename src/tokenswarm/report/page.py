@@ -14,7 +14,7 @@ from tokenswarm.analysis.definitions import DEFINITIONS
 from tokenswarm.analysis.distributions import Distribution
 from tokenswarm.analysis.figures import STRATA, Summary, SwapEvent
 from tokenswarm.analysis.timeline import Timeline
-from tokenswarm.report import sentences, spread, table, units
+from tokenswarm.report import sentences, spread, superposed, table, units
 
 EVENTS_LISTED = 500
 """Cold starts listed and drawn, the costliest; more would make the page heavy. summary.json has
@@ -35,6 +35,7 @@ def render(
             events=_by_cost(events),
             panels=spread.panels(distributions or {}),
             svg=spread,
+            since=superposed.panels(timeline.superposed),
             rows=table.rows(summary),
             bars=_bars(summary),
             tiles=_tiles(summary),

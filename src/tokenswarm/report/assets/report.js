@@ -341,6 +341,7 @@
 
   function paint() {
     for (const s of document.querySelectorAll(".swatch[data-model]")) s.style.background = colour(s.dataset.model);
+    for (const s of document.querySelectorAll(".since[data-model]")) s.style.color = colour(s.dataset.model);
   }
 
   function hover(chart, { key, names }) {
