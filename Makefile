@@ -7,7 +7,7 @@ EXTRAS ?= dev
 PY      = $(VENV)/bin/python
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-chaos test-live check format bench dashboards dashboards-sheet clean
+.PHONY: demo test test-chaos test-live check format bench dashboards dashboards-sheet secrets clean
 
 demo: $(VENV)/.runtime
 	$(VENV)/bin/tokenswarm demo
@@ -38,6 +38,18 @@ bench: $(VENV)/.dev
 	PYTHONPATH=. $(PY) -m bench hot_path
 	PYTHONPATH=. $(PY) -m bench ship
 	PYTHONPATH=. $(PY) -m bench report
+
+# Random passwords and tokens for compose/, once; what is there stays. The folder is yours alone, the
+# files are readable for the users of the containers.
+SECRETS ?= compose/secrets
+secrets:
+	@umask 077; mkdir -p $(SECRETS)
+	@for name in influx_password grafana_password agent_token; do \
+	  test -s $(SECRETS)/$$name || openssl rand -hex 32 >$(SECRETS)/$$name; done
+	@test -s $(SECRETS)/influx_token || echo "apiv3_$$(openssl rand -hex 48)" >$(SECRETS)/influx_token
+	@printf '{"token": "%s", "name": "_admin"}\n' "$$(cat $(SECRETS)/influx_token)" >$(SECRETS)/influx3_admin
+	@chmod 444 $(SECRETS)/*
+	@echo "Grafana: user admin, password in $(SECRETS)/grafana_password"
 
 # grafana/dashboards/*.json from store/schema.py
 dashboards: $(VENV)/.dev
