@@ -279,7 +279,7 @@ def run_line() -> Json:
     )  # fmt: skip
 
 
-VERDICTS = {"good": p.GREEN, "gate_failed": p.RED, "not_valid": p.ORANGE}
+VERDICTS = {"good": p.GREEN, "gate_failed": p.RED, "client_bound": p.ORANGE, "not_valid": p.ORANGE}
 
 
 def build() -> Json:

@@ -149,6 +149,9 @@ def test_an_empty_run_is_not_valid(tmp_path: Path) -> None:
         ({"late_starts": 1}, "open", "100% of the requests were sent over 10 ms late"),
         ({"late_starts": 1}, "closed", None),  # a closed loop has no schedule to be late for
         ({"loop_lag_s": 0.25}, "open", None),
+        ({"cpu_ratio": 0.95}, "closed", "over 90% of a processor in 10 of 10 seconds"),
+        ({"cpu_ratio": 0.3, "cpu_wait_ratio": 0.65}, "closed", "use more workers, or a host"),
+        ({"cpu_ratio": 0.3, "cpu_wait_ratio": 0.5}, "closed", None),
     ],
 )
 def test_a_generator_that_did_not_keep_up_makes_the_run_invalid(
@@ -157,8 +160,27 @@ def test_a_generator_that_did_not_keep_up_makes_the_run_invalid(
     told = small(*(request("tinyllama", i / 2) for i in range(10)), **health)
     facts = manifest(told, scenario=scenario(load={"kind": load, "rate": 2, "users": 1}))
     done = ran(tmp_path, told, facts)
-    assert (done.summary.verdict == "not_valid") == (reason is not None)
+    wanted = "good" if reason is None else "not_valid" if load_broke(reason) else "client_bound"
+    assert done.summary.verdict == wanted
+    assert (exit_code(done.summary) == 3) == (reason is not None)
     assert reason is None or reason in done.summary.reasons[0]
+
+
+def load_broke(reason: str) -> bool:
+    return reason.startswith("dropped")
+
+
+def test_what_requests_waited_in_the_generator_is_stated_without_connecting(
+    tmp_path: Path,
+) -> None:
+    rows = [request("tinyllama", i / 2) for i in range(10)]
+    at = {name: REQUEST.columns.index(name) for name in ("t_intended_s", "t_sent_s", "connect_s")}
+    for number, row in enumerate(rows):
+        row[at["t_intended_s"]] = row[at["t_sent_s"]] - 0.030 - number / 1000
+        row[at["connect_s"]] = 0.010
+    found = ran(tmp_path, small(*rows)).summary.generator.self_delay_s
+    assert found.n == 10
+    assert found.p99 == pytest.approx(0.029)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +188,9 @@ def test_a_generator_that_did_not_keep_up_makes_the_run_invalid(
     [
         (1, 10, "good"),  # a hiccup of the host
         (2, 10, "good"),
-        (3, 10, "not_valid"),
+        (3, 10, "client_bound"),
         (5, 100, "good"),  # 5 % is the bound
-        (6, 100, "not_valid"),
+        (6, 100, "client_bound"),
     ],
 )
 def test_a_hiccup_is_stated_and_many_make_the_run_invalid(

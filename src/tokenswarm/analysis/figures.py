@@ -221,7 +221,9 @@ class GpuFigures(msgspec.Struct, frozen=True):
 
 class GeneratorFigures(msgspec.Struct, frozen=True):
     """`loop_lag_s` is over one value a worker and second, the worst in it; `stalled_s` counts
-    those above 250 ms."""
+    those above 250 ms, `full_s` those in which it used or waited for a whole processor.
+    `self_delay_s` is what each request waited in the generator before its first byte was sent,
+    connecting left out."""
 
     workers: int
     loop_lag_s: Percentiles
@@ -232,6 +234,8 @@ class GeneratorFigures(msgspec.Struct, frozen=True):
     dropped: int
     lost: str | None
     stalled_s: int = 0
+    full_s: int = 0
+    self_delay_s: Percentiles = Percentiles(0)
 
 
 class ErrorFigures(msgspec.Struct, frozen=True):
@@ -254,7 +258,7 @@ class GateResult(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """`verdict`: good, gate_failed or not_valid; `reasons` say why it is not good.
+    """`verdict`: good, gate_failed, client_bound or not_valid; `reasons` say why it is not good.
 
     `duration_s` runs from t0 to the end of the last record, `load_s` is the part in which load
     was offered (without drain). `facts` are the manifest's, in words for a person.

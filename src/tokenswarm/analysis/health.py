@@ -17,6 +17,10 @@ STALLED_SHARE = 0.05
 STALLED_LEAST_S = 3
 """A hiccup of the host is stated; stalls in so many seconds, and so large a share of them, mean
 that the generator could not keep up."""
+FULL_RATIO = 0.9
+FULL_SHARE = 0.2
+FULL_LEAST_S = 3
+"""A generator that runs, or waits to run, nearly all the time sends when it can."""
 LATE_SHARE = 0.05
 LATE_LEAST = 3
 """Open loop: with more late starts than this the load was not the one that was asked for."""
@@ -43,6 +47,8 @@ def generator_figures(
     return GeneratorFigures(
         workers=len(workers),
         loop_lag_s=percentiles(floats(generator, "loop_lag_s")),
+        full_s=int(np.count_nonzero(_busy(generator) > FULL_RATIO)),
+        self_delay_s=percentiles(self_delay_s(requests)),
         stalled_s=int(np.count_nonzero(floats(generator, "loop_lag_s") > STALL_S)),
         late_starts=int(np.nansum(floats(generator, "late_starts"))),
         late_max_s=_max(floats(generator, "late_max_s")),
@@ -51,6 +57,18 @@ def generator_figures(
         dropped=_dropped(generator),
         lost=lost(sources),
     )
+
+
+def _busy(generator: Columns) -> Floats:
+    """Share of each second in which it ran or stood in line for a processor."""
+    waited = np.nan_to_num(floats(generator, "cpu_wait_ratio"))
+    return np.asarray(np.nan_to_num(floats(generator, "cpu_ratio")) + waited, dtype=np.float64)
+
+
+def self_delay_s(requests: Requests) -> Floats:
+    """What each request waited in the generator; NaN for those never sent."""
+    waited = requests.t_sent - requests.t_intended - np.nan_to_num(requests.connect)
+    return np.asarray(np.maximum(waited, 0.0), dtype=np.float64)
 
 
 def _max(values: Floats) -> float | None:
@@ -83,38 +101,49 @@ def _lost(s: Source) -> str:
     return f"{s.name}: {'; '.join([*parts, *s.damages])}" if parts or s.damages else ""
 
 
-def invalid(
-    requests: Requests,
-    figures: GeneratorFigures,
-    sources: Sequence[Source],
-    load: Mapping[str, object] | None,
-) -> list[str]:
+def invalid(requests: Requests, figures: GeneratorFigures, sources: Sequence[Source]) -> list[str]:
     """Why the measurement is not valid; empty when it is.
 
     - no request ended ok, so there is nothing to measure;
     - the generator dropped records, or a source that did report its end wrote rows that are not
       here and no gap or damage says where they went (a source that was killed states its loss
-      instead, and does not make the rest of the run invalid);
-    - the generator could not keep up: its loop stood still for over 250 ms in at least 3 seconds
-      and in more than 5 % of all, or in an open loop more than 5 % of the requests, and at least
-      3, were sent over 10 ms late.
+      instead, and does not make the rest of the run invalid).
     """
     reasons = []
     if not requests.ok.any():
         reasons.append(f"none of {len(requests)} requests ended ok")
     if figures.dropped:
         reasons.append(f"the generator dropped {figures.dropped} records")
-    reasons += [
+    return reasons + [
         f"{s.name}: {s.ended - s.rows} rows are gone without a trace"
         for s in sources
         if s.ended is not None and s.rows < s.ended and not (s.missing or s.damages)
     ]
+
+
+def client_bound(
+    requests: Requests, figures: GeneratorFigures, load: Mapping[str, object] | None
+) -> list[str]:
+    """Why the generator shaped the result, each with the remedy; empty when it did not.
+
+    - its loop stood still for over 250 ms in at least 3 seconds and in more than 5 % of all;
+    - it used, or waited for, more than 90 % of a processor in at least 3 seconds and in more than
+      20 % of all;
+    - in an open loop more than 5 % of the requests, and at least 3, were sent over 10 ms late.
+    """
+    reasons = []
     seconds = figures.loop_lag_s.n
     if figures.stalled_s >= STALLED_LEAST_S and figures.stalled_s > STALLED_SHARE * seconds:
         reasons.append(
             "the generator could not keep up: its loop stood still for over "
             f"{STALL_S * 1e3:.0f} ms in {figures.stalled_s} of {seconds} seconds; "
             "use more workers or fewer users"
+        )
+    if figures.full_s >= FULL_LEAST_S and figures.full_s > FULL_SHARE * seconds:
+        reasons.append(
+            "the generator could not keep up: a worker used or waited for over "
+            f"{FULL_RATIO:.0%} of a processor in {figures.full_s} of {seconds} seconds; "
+            "use more workers, or a host with more processors to spare"
         )
     return reasons + _late(requests, figures, load)
 

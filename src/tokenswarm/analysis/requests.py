@@ -8,8 +8,8 @@ from tokenswarm.analysis.columns import Bools, Columns, Floats, Ints, Texts, flo
 
 COLUMNS = (
     "time_ns", "model", "target", "engine", "status", "phase", "id", "t_intended_s", "t_sent_s",
-    "t_first_token_s", "t_last_token_s", "t_end_s", "ttft_s", "ttft_user_s", "e2e_s", "tpot_s",
-    "max_stall_s", "prompt_tokens", "output_tokens", "token_events", "token_source",
+    "t_first_token_s", "t_last_token_s", "t_end_s", "connect_s", "ttft_s", "ttft_user_s", "e2e_s",
+    "tpot_s", "max_stall_s", "prompt_tokens", "output_tokens", "token_events", "token_source",
     "prompt_tokens_wanted", "output_tokens_wanted", "server_load_s", "http_status", "error_kind",
     "slo_ok",
 )  # fmt: skip
@@ -36,6 +36,7 @@ class Requests:
     t_first: Floats
     t_last: Floats
     t_end: Floats
+    connect: Floats
     ttft: Floats
     ttft_user: Floats
     e2e: Floats
@@ -93,6 +94,7 @@ def requests(columns: Columns) -> Requests:
         t_first=first,
         t_last=f("t_last_token_s"),
         t_end=end,
+        connect=f("connect_s"),
         ttft=f("ttft_s"),
         ttft_user=f("ttft_user_s"),
         e2e=f("e2e_s"),

@@ -26,7 +26,7 @@ from tokenswarm.analysis.figures import (
 )
 from tokenswarm.analysis.gates import Gate, judge
 from tokenswarm.analysis.goodput import goodput
-from tokenswarm.analysis.health import Source, generator_figures, invalid
+from tokenswarm.analysis.health import Source, client_bound, generator_figures, invalid
 from tokenswarm.analysis.percentiles import percentiles
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.strata import Strata
@@ -79,18 +79,22 @@ def model_names(facts_models: Sequence[str], requests: Requests) -> list[str]:
 def summarise(facts: Facts, m: Measured, gates: Sequence[Gate]) -> Summary:
     """All figures, every gate judged, and the verdict.
 
-    not_valid when `health.invalid` has a reason, else gate_failed when a gate did, else good.
+    not_valid when `health.invalid` has a reason, client_bound when the generator shaped the
+    result, else gate_failed when a gate did, else good.
     """
     bare = _figures(facts, m)
-    reasons = invalid(m.requests, bare.generator, m.sources, facts.load)
+    broken = invalid(m.requests, bare.generator, m.sources)
+    bound = client_bound(m.requests, bare.generator, facts.load)
     results = [judge(gate, bare) for gate in gates]
     failed = [f"gate {g.expression}: {g.reason}" for g in results if not g.passed]
-    return _with(bare, _verdict(reasons, failed), reasons + failed, results)
+    return _with(bare, _verdict(broken, bound, failed), broken + bound + failed, results)
 
 
-def _verdict(invalid_because: list[str], failed: list[str]) -> str:
-    if invalid_because:
+def _verdict(broken: list[str], bound: list[str], failed: list[str]) -> str:
+    if broken:
         return "not_valid"
+    if bound:
+        return "client_bound"
     return "gate_failed" if failed else "good"
 
 

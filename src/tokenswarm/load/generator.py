@@ -146,6 +146,9 @@ class Generator:
         time_ns = self.recorder.moment(self.clock.unix(ended_at))
         run_id = self.start.run_id
         record.slo_ok = met(slo, record)
+        stamps = record.stamps
+        if stamps.sent is not None and stamps.intended is not None:
+            self.health.sent(stamps.sent - stamps.intended - (stamps.connect_s or 0.0))
         row = request_row(record, self.clock, run_id, self.worker, time_ns)
         self.recorder.put("request", row)
 
@@ -230,6 +233,9 @@ class Generator:
                 self.recorder.written,
                 self.recorder.waiting,
                 self.recorder.dropped,
+                figures["cpu_wait_ratio"],
+                figures["send_lag_p99_s"],
+                figures["open_files"],
             ],
         )
 

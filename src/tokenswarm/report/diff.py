@@ -149,7 +149,7 @@ def _facts(m: Manifest, s: Summary) -> dict[str, str]:
         "host": f"{m.host}, {m.platform}",
         "workers": str(s.generator.workers),
         "simulated": str(s.simulated).lower(),
-        "validity": "not valid" if s.verdict == "not_valid" else "valid",
+        "validity": "not valid" if s.verdict in ("not_valid", "client_bound") else "valid",
         "settings": _settings(scenario),
     }
 

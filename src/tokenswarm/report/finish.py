@@ -13,7 +13,12 @@ from tokenswarm.report.page import render
 from tokenswarm.report.terminal import show
 from tokenswarm.store.rundir import RunDir
 
-EXIT_CODES = {"good": EXIT_GOOD, "gate_failed": EXIT_GATE_FAILED, "not_valid": EXIT_NOT_VALID}
+EXIT_CODES = {
+    "good": EXIT_GOOD,
+    "gate_failed": EXIT_GATE_FAILED,
+    "client_bound": EXIT_NOT_VALID,
+    "not_valid": EXIT_NOT_VALID,
+}
 STDOUT = Path("-")
 
 

@@ -7,7 +7,7 @@ from tokenswarm.analysis.figures import Summary
 from tokenswarm.report import sentences, table
 from tokenswarm.report.units import UNKNOWN
 
-MARKS = {"good": "✅", "gate_failed": "❌", "not_valid": "⚠️"}
+MARKS = {"good": "✅", "gate_failed": "❌", "client_bound": "⚠️", "not_valid": "⚠️"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&@!])")
 REASONS_SHOWN = 20
 
@@ -22,6 +22,7 @@ def markdown(summary: Summary) -> str:
     if s.gates:
         parts.append(grid(("gate", "value", "result"), _gates(s), "lrl"))
     parts.append(grid(("model", *table.HEADINGS), _models(s), "l" + "r" * len(table.HEADINGS)))
+    parts.append(f"{text(sentences.self_delay(s))}.")
     if missing := sentences.statuses(s):
         parts.append(f"{text(missing).capitalize()}.")
     parts.append(f"{code(s.run_id)}, {text(sentences.window(s))}")

@@ -6,6 +6,7 @@ from tokenswarm.report.units import UNKNOWN, count, digits, many, rate, seconds,
 VERDICTS = {
     "good": "good",
     "gate_failed": "a gate failed",
+    "client_bound": "client bound: the load generator shaped these figures",
     "not_valid": "not valid: do not publish these figures",
 }
 SIMULATED = "SIMULATED: the servers and the GPU of this run were simulated"
@@ -98,6 +99,12 @@ def generator(s: Summary) -> str:
         f"{many(g.workers, 'worker')}, {lag}, {late}{worst}, {cpu}, "
         f"{many(g.records, 'record')}, {count(g.dropped)} dropped"
     )
+
+
+def self_delay(s: Summary) -> str:
+    """What of the latencies as users feel them the generator itself caused."""
+    d = s.generator.self_delay_s
+    return f"Delay before sending, caused by the generator: P99 {seconds(d.p99)} (n {d.n})"
 
 
 def statuses(s: Summary) -> str:

@@ -15,7 +15,12 @@ from tokenswarm.report import sentences, table
 PLAIN_WIDTH = 150
 DROPPED = ("cold out", "goodput", "TTFT P99", "E2E P50", "TPOT P50")
 """Columns left out, in this order, where the terminal is too narrow; report.html has them all."""
-COLOURS = {"good": "bold green", "gate_failed": "bold red", "not_valid": "bold red"}
+COLOURS = {
+    "good": "bold green",
+    "gate_failed": "bold red",
+    "client_bound": "bold red",
+    "not_valid": "bold red",
+}
 
 
 def show(summary: Summary, report: Path | None = None, out: TextIO | None = None) -> None:
@@ -54,9 +59,10 @@ def _facts(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> list[str]:
-    lines = [sentences.headline(summary), sentences.swaps(summary), *sentences.gpus(summary)]
+    lines = [sentences.self_delay(summary), sentences.headline(summary)]
+    lines += [sentences.swaps(summary), *sentences.gpus(summary)]
     if said := sentences.tax(summary):
-        lines.insert(2, said)
+        lines.insert(3, said)
     if said := sentences.statuses(summary):
         lines.append(said)
     lines.append(f"generator: {sentences.generator(summary)}")

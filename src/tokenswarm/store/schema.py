@@ -302,6 +302,9 @@ GENERATOR = Measurement(
         _i("records_written", "", "records in the spool so far"),
         _i("records_waiting", "", "records not yet in the spool"),
         _i("records_dropped", "", "records lost so far; must be 0"),
+        _f("cpu_wait_ratio", "", "time it could have run and no processor was free, per second"),
+        _f("send_lag_p99_s", "s", "P99 of the delay before sending that the generator caused"),
+        _i("open_files", "", "files and sockets it holds open"),
     ),
 )
 
@@ -350,7 +353,7 @@ RUN = Measurement(
         _i("start_ms", "ms", "start as epoch milliseconds"),
         _i("end_ms", "ms", "end as epoch milliseconds"),
         Field("simulated", "bool", "", "the servers or the GPU were simulated"),
-        _s("verdict", "good, gate_failed or not_valid"),
+        _s("verdict", "good, gate_failed, client_bound or not_valid"),
     ),
 )
 
