@@ -31,6 +31,7 @@ class TrueEvent:
     marks: dict[str, float]
     load: truth.Load
     maybe: frozenset[str] = frozenset()  # evicted for somebody else who then did not come
+    unsure: frozenset[str] = frozenset()  # victims whose own load may as well have been broken off
 
     @property
     def window(self) -> tuple[float, float]:
@@ -128,7 +129,25 @@ class Told:
             marks={k: (v - self.t0_unix_ns) / 1e9 for k, v in marks.items() if v is not None},
             load=load,
             maybe=for_nothing,
+            unsure=frozenset(names.get(m, m) for m in load.displaced if self._unused(m, load)),
         )
+
+    def _unused(self, model: str, by: truth.Load) -> bool:
+        """Whether the load of `model` that `by` displaced was complete in the moment in which its
+        only client gave up: it went as one goes that was broken off."""
+        before = [
+            x
+            for x in self.told.loads
+            if x.model == model and x.ready_unix_ns and x.ready_unix_ns <= (by.killed_unix_ns or 0)
+        ]
+        if not before:
+            return False
+        last = max(before, key=lambda x: x.ready_unix_ns or 0)
+        mine = [r for r in self.ours if r.n == last.trigger or r.load == last.load]
+        if any(r.first_token_unix_ns for r in mine) or not mine:
+            return False
+        late_s = (abs(r.end_unix_ns - (last.ready_unix_ns or 0)) / 1e9 - r.late_s for r in mine)
+        return all(s <= CLIENT_S for s in late_s)
 
 
 # events
@@ -169,7 +188,8 @@ def compare_events(
 
 
 def _same(t: TrueEvent, e: Event, by_trigger: bool) -> bool:
-    if t.model != e["model_in"] or not t.victims <= victims(e) <= t.victims | t.maybe:
+    gone = victims(e)
+    if t.model != e["model_in"] or not t.victims - t.unsure <= gone <= t.victims | t.maybe:
         return False
     if by_trigger:
         return bool(t.trigger == e["trigger_id"])
@@ -305,8 +325,20 @@ def _bound(usual: list[float]) -> float:
     return max(FLOOR_S, FACTOR * p99)
 
 
+def _changed_hands(r: truth.Request, told: Told, events: list[TrueEvent], within_s: float) -> bool:
+    """Whether somebody who waited for its model gave up as the load began: by a look at the GPU,
+    the one or the other brought the model in."""
+    began = [e.marks["t3"] for e in events if e.load.model == r.model and "t3" in e.marks]
+    gone = [
+        told.s(o.end_unix_ns) or 0.0
+        for o in told.ours
+        if o.model == r.model and o.n <= r.n and o.granted_unix_ns is None and o.outcome != "ok"
+    ]
+    return any(abs(a - b) <= within_s for a in began for b in gone)
+
+
 def compare_strata(
-    told: Told, events: list[TrueEvent], ours: dict[str, str], out: Compared
+    told: Told, events: list[TrueEvent], ours: dict[str, str], out: Compared, sample_s: float = 0.05
 ) -> None:
     """Count requests and those whose strata differ."""
     rows = {r.request_id: r for r in told.ours}
@@ -320,7 +352,10 @@ def compare_strata(
         r = rows[request_id]
         if (
             (close and {said, stratum} == {"warm", "swap_collateral"})
-            or ({said, stratum} == {"swap_trigger", "swap_waiter"} and _one_moment(r, told))
+            or (
+                {said, stratum} == {"swap_trigger", "swap_waiter"}
+                and (_one_moment(r, told) or _changed_hands(r, told, events, 1.5 * sample_s))
+            )
             or r.n in unseen
             or said == without[request_id][0]
         ):

@@ -99,7 +99,7 @@ def compare(drawn: Drawn, run: RunDir, read: truth.Truth) -> Played:
     compare_events(events, found, sample_s, told.stood_still(), out)
     rows = parquet.read(run, "request_stratum", ["id", "stratum"])
     ours = dict(zip(map(str, rows["id"]), map(str, rows["stratum"]), strict=True))
-    compare_strata(told, events, ours, out)
+    compare_strata(told, events, ours, out, sample_s)
     return Played(drawn, out, [e["confidence"] for _, e in out.pairs])
 
 

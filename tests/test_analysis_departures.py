@@ -189,3 +189,28 @@ def test_how_deep_a_model_slept_is_what_its_engine_says(levels: list[float], kin
                      (2.0, "yi", "asleep", more), (3.0, "yi", "resident", {}))  # fmt: skip
     (event,) = found([request("yi", 2.1, 0.8)], ([], []), told)
     assert event.kind == kind
+
+
+def test_a_load_in_part_is_known_by_its_memory_where_polls_missed_it() -> None:
+    part = {"vram_bytes": 3.0 * GIB, "size_bytes": 5.0 * GIB}
+    told = residency((0.0, "yi", "absent", {}), (1.0, "yi", "absent", {}),
+                     (2.0, "yi", "partial", part), (3.0, "yi", "absent", {}),
+                     (11.0, "yi", "absent", {}))  # fmt: skip
+    asked = [request("yi", sent, 0.6, server_load_s=0.5) for sent in (1.1, 5.1, 8.1)]
+    processes = gpu(("yi", 1, 1.3, 2.9, 3.3), ("yi", 2, 5.3, 5.9, 3.5), ("yi", 3, 8.3, 8.9, 5.3))
+    outcomes = [e.outcome for e in found(asked, processes, told)]
+    assert outcomes == ["partial_offload", "partial_offload", "ok"]
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.4])
+def test_a_request_that_came_late_to_its_server_waited_for_the_same_load(late_s: float) -> None:
+    def asked(model: str, sent: float, ready: float, came: float) -> Row:
+        load = ready - came
+        return request(model, sent, ready + 0.02 - sent, server_load_s=load,
+                       server_prompt_eval_s=0.02, server_total_s=load + 0.05)  # fmt: skip
+
+    rows = [asked("yi", 1.0, 3.0, 1.0), asked("yi", 1.5, 3.0, 1.5 + late_s)]
+    told = residency(*((t / 2, "yi", "absent" if t < 7 else "resident", {}) for t in range(12)))
+    (event,) = found(rows, gpu(("yi", 1, 2.7, END_S, 2)), told)
+    assert (event.trigger_id, event.waiters) == ("yi@1", 1)
+    assert event.t4_s == pytest.approx(3.0, abs=0.005)

@@ -127,6 +127,37 @@ def test_who_was_evicted_for_a_load_that_never_began_may_be_taken_for_the_next_o
         assert len(compared(event(model_out=victims), of=of).missed) == missed
 
 
+@pytest.mark.parametrize(("gave_up_s", "missed"), [(0.7, 0), (0.703, 0), (0.72, 1)])
+def test_a_load_complete_as_its_client_gave_up_may_be_taken_for_one_broken_off(
+    gave_up_s: float, missed: int
+) -> None:
+    asked = [
+        request(1, "a", 1.0, 1.02),
+        request(2, "b", 0.2, gave_up_s - 0.2, outcome="cancelled", granted_unix_ns=None,
+                first_token_unix_ns=None, token_unix_ns=[], end_unix_ns=ns(gave_up_s)),
+    ]  # fmt: skip
+    of_b = load(2, "b", 2, displaced=[], ready_unix_ns=ns(0.7), end_unix_ns=ns(0.7),
+                killed_unix_ns=None, freed_unix_ns=None)  # fmt: skip
+    of = told(asked, [load(1, "a", 1), of_b])
+    mine = [e for e in compared(event(model_out="none"), of=of).missed if e.model == "a"]
+    assert len(mine) == missed
+
+
+@pytest.mark.parametrize(("gave_up_s", "wrong"), [(1.38, 0), (1.2, 2)])
+def test_who_gave_up_as_a_load_began_may_have_caused_it(gave_up_s: float, wrong: int) -> None:
+    of = told(
+        [
+            request(1, "a", 1.0, gave_up_s - 1.0, outcome="cancelled", granted_unix_ns=None,
+                    http_status=None, end_unix_ns=ns(gave_up_s)),
+            request(2, "a", 1.1, 0.92, stratum="swap_trigger", load=1),
+        ],
+        [load(1, "a", 2)],
+    )  # fmt: skip
+    out = Compared()
+    compare_strata(of, of.events(), {"r1": "swap_trigger", "r2": "swap_waiter"}, out, SAMPLE_S)
+    assert len(out.wrong_strata) == wrong
+
+
 def test_loads_that_nobody_of_ours_asked_for_and_those_that_never_began_are_no_events() -> None:
     asked = [request(1, "a", 1.0, 1.02)]
     started = load(1, "a", 99)

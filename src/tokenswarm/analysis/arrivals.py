@@ -157,7 +157,7 @@ def loaded(requests: Requests, mine: Ints, speed: float = 1.0) -> Ints:
 
 def _ready(requests: Requests, i: Ints) -> Floats:
     """When the server had the model for request i."""
-    return requests.t_sent[i] + requests.load[i]
+    return requests.came_in[i] + requests.load[i]
 
 
 def _others(

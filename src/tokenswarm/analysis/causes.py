@@ -1,6 +1,7 @@
 """What sort of event it was: kind, cause, outcome, why the model was away, where it came from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,7 +10,8 @@ from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import CRASHED_S, Stay, crashed
 from tokenswarm.analysis.slopes import COPY_STEPS, PCIE_BYTES_PER_S
 
-Levels = Mapping[tuple[str, str], int]
+PART_RATIO = 0.98
+"""Less than this share of the whole is a part."""
 
 PROCESSES = ("ollama", "llama-swap", "vllm", "sglang")
 """Engines that start a process for each model (Ollama since 0.30)."""
@@ -21,13 +23,28 @@ COLD_FACTOR = 1.4
 """A load that takes so much longer than its model's quickest was read from disk."""
 
 
-def kind_of(requests: Requests, c: Coldstart, levels: Levels) -> str:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What engines said of their models at any time. `level`: how deep each (target, model) sleeps,
+    where it was never another. `whole_bytes`: what a process of each model would hold as a whole,
+    where it ever was there in part."""
+
+    level: Mapping[tuple[str, str], int]
+    whole_bytes: Mapping[str, int]
+
+
+def told_of(stays: Sequence[Stay], sleeps: Mapping[tuple[str, str], int]) -> Told:
+    """From the stays of all sides, and from the levels of all sleeps."""
+    return Told(sleeps, _wholes(stays))
+
+
+def kind_of(requests: Requests, c: Coldstart, told: Told) -> str:
     """process_cold, weights_cold, wake_l1, wake_l2 or reconfig. How deep it slept the engine said
     then, or whenever it said anything of this model; else it is level 1 unless its memory shows
     that the weights cannot have been copied away."""
     a, engine = c.arrival, str(requests.engine[c.trigger])
     if c.woke:
-        level = (a.engine and a.engine.level) or levels.get(c.key)
+        level = (a.engine and a.engine.level) or told.level.get(c.key)
         if level is None:
             level = 2 if c.slept and _dropped(requests, c.slept) else 1
         return f"wake_l{level}"
@@ -36,15 +53,6 @@ def kind_of(requests: Requests, c: Coldstart, levels: Levels) -> str:
     if a.gpu:
         return "process_cold"
     return "process_cold" if engine in PROCESSES and not a.move else "weights_cold"
-
-
-def levels_of(stays: Sequence[Stay]) -> Levels:
-    """The level at which each (target, model) sleeps, where its engine never told another."""
-    told: dict[tuple[str, str], set[int]] = {}
-    for s in stays:
-        if s.target is not None and s.level is not None:
-            told.setdefault((s.target, s.model), set()).add(s.level)
-    return {key: next(iter(levels)) for key, levels in told.items() if len(levels) == 1}
 
 
 def _dropped(requests: Requests, slept: Stay) -> bool:
@@ -82,14 +90,33 @@ def cause_of(requests: Requests, c: Coldstart, left: str | None, displaced: Sequ
     return "crash" if left == "crash" else "demand"
 
 
-def outcome_of(requests: Requests, c: Coldstart) -> str:
+def outcome_of(requests: Requests, c: Coldstart, told: Told) -> str:
     """ok, partial_offload, aborted (the client went away, or time was up) or error."""
-    if c.t5_s is None:
-        if c.arrival.engine and _spoke(requests, c):
-            return "partial_offload" if c.arrival.engine.partial else "ok"
+    if c.t5_s is None and not (c.arrival.engine and _spoke(requests, c)):
         status = str(requests.status[c.trigger])
         return "aborted" if status in ("cut", "cancelled", "timeout") else "error"
-    return "partial_offload" if c.arrival.engine and c.arrival.engine.partial else "ok"
+    engine, gpu = c.arrival.engine, c.arrival.gpu
+    if engine:
+        return "partial_offload" if engine.partial else "ok"
+    whole = told.whole_bytes.get(c.arrival.model)
+    part = gpu and gpu.size_bytes and whole and gpu.size_bytes < PART_RATIO * whole
+    return "partial_offload" if part else "ok"
+
+
+def _wholes(stays: Sequence[Stay]) -> dict[str, int]:
+    """What the GPU shows of a stay, and what the engine misses of it."""
+    found: dict[str, int] = {}
+    for e in stays:
+        if e.side == "engine" and e.partial and e.whole_bytes and e.size_bytes:
+            missing = e.whole_bytes - e.size_bytes
+            for g in stays:
+                if g.side == "gpu" and g.model == e.model and _meet(g, e) and g.size_bytes:
+                    found[e.model] = max(found.get(e.model, 0), g.size_bytes + missing)
+    return found
+
+
+def _meet(a: Stay, b: Stay) -> bool:
+    return a.start_s < b.end_s and b.start_s < a.end_s
 
 
 def _spoke(requests: Requests, c: Coldstart) -> bool:

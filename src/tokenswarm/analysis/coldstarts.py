@@ -108,13 +108,16 @@ def _corroborated(c: Coldstart, lines: Sequence[Line]) -> Coldstart:
 
 
 def _served_by(requests: Requests, a: Arrival, waiting: list[int]) -> list[int]:
-    """Of those who were `waiting`, whom `a` ended the wait for. Where its server told who waited
-    for it, whoever got nothing for long after it was ready stood in line for something else."""
-    if not a.members:
-        return waiting
-    over = a.ready_s + SLACK_S
+    """Of those who were `waiting`, whom `a` can have been brought in for. Whoever got nothing and
+    gave up before its process came had not caused it; and where its server told who waited for
+    it, whoever got nothing for long after it was ready stood in line for something else."""
     silent, until = np.isnan(requests.t_first), requests.waited_until
-    return [i for i in waiting if i in a.members or not (silent[i] and until[i] > over)]
+    came_s, over_s = -np.inf, np.inf
+    if a.gpu and a.gpu.came and a.gpu.birth_s is not None:
+        came_s = (a.gpu.after_s + a.gpu.birth_s) / 2
+    if a.members:
+        over_s = a.ready_s + SLACK_S
+    return [i for i in waiting if i in a.members or not silent[i] or came_s <= until[i] <= over_s]
 
 
 class _Claims:

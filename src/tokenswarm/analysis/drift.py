@@ -79,5 +79,5 @@ def moved_requests(table: Requests, workers: Texts, found: Mapping[str, Drift]) 
     if not found:
         return table
     add_s = added(workers, table.t_end, found)
-    names = ("t_intended", "t_sent", "t_first", "t_last", "t_end", "waited_until")
+    names = ("t_intended", "t_sent", "t_first", "t_last", "t_end", "waited_until", "came_in")
     return replace(table, **{name: getattr(table, name) + add_s for name in names})

@@ -8,7 +8,7 @@ from tokenswarm.analysis.aliases import Aliases, aliases_of, asked, served, serv
 from tokenswarm.analysis.columns import Columns
 from tokenswarm.analysis.costs import DiskReads, Limits, disk_reads
 from tokenswarm.analysis.requests import Requests
-from tokenswarm.analysis.residency import Stay, engine_stays, process_stays
+from tokenswarm.analysis.residency import Stay, engine_stays, process_stays, sleep_levels
 from tokenswarm.analysis.swaps import Found, find
 from tokenswarm.analysis.vram import DeviceMemory, Line, device_memories, lines
 
@@ -25,12 +25,14 @@ class Evidence:
     t0_unix_ns: int
     aliases: Aliases
     speed: float
+    sleeps: Mapping[tuple[str, str], int]
 
     def find(self, requests: Requests) -> Found:
         """Cold starts, swaps, strata and changes of residency among `requests`."""
         found = find(
             served(requests, self.aliases), served_stays(self.stays, self.aliases),
             self.memories, self.t0_unix_ns, self.speed, self.lines, self.limits, self.reads,
+            {(t, self.aliases.get(m, m)): level for (t, m), level in self.sleeps.items()},
         )  # fmt: skip
         return replace(found, events=asked(found.events, requests, self.aliases))
 
@@ -56,6 +58,7 @@ def evidence(
         t0_unix_ns=t0_unix_ns,
         aliases=aliases_of(scenario),
         speed=speed_of(telemetry or {}),
+        sleeps=sleep_levels(rows["residency"]),
     )
 
 

@@ -1,5 +1,6 @@
 """The requests of a run as arrays: what every other module of analysis starts from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,12 @@ COLUMNS = (
     "t_first_token_s", "t_last_token_s", "t_end_s", "connect_s", "ttft_s", "ttft_user_s", "e2e_s",
     "tpot_s", "max_stall_s", "prompt_tokens", "output_tokens", "token_events", "token_source",
     "prompt_tokens_wanted", "output_tokens_wanted", "server_load_s", "http_status", "error_kind",
-    "slo_ok",
+    "slo_ok", "server_total_s", "server_prompt_eval_s",
 )  # fmt: skip
 """Columns of request.parquet that `Requests` needs (error texts and gaps are read apart)."""
+
+LATE_S = 0.02
+"""What a request usually takes to its server and back is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Requests:
     prompt_wanted: Floats
     output_wanted: Floats
     load: Floats
+    came_in: Floats
+    """When the server had it, as far as its own durations say; else t_sent."""
     http_status: Floats
     error_kind: Texts
     slo_ok: Floats
@@ -76,6 +82,7 @@ def requests(columns: Columns) -> Requests:
     def s(name: str) -> Texts:
         return texts(columns, name)[row]
 
+    load = f("server_load_s")
     model, target, status = s("model"), s("target"), s("status")
     first, end = f("t_first_token_s"), f("t_end_s")
     until = np.where(np.isnan(first), end, first)
@@ -106,7 +113,8 @@ def requests(columns: Columns) -> Requests:
         token_source=s("token_source"),
         prompt_wanted=f("prompt_tokens_wanted"),
         output_wanted=f("output_tokens_wanted"),
-        load=f("server_load_s"),
+        load=load,
+        came_in=sent[row] + _late(f, load),
         http_status=f("http_status"),
         error_kind=s("error_kind"),
         slo_ok=f("slo_ok"),
@@ -115,6 +123,17 @@ def requests(columns: Columns) -> Requests:
         wait=until - sent[row],
         groups=grouped(target, model),
     )
+
+
+def _late(f: Callable[[str], Floats], load: Floats) -> Floats:
+    """How late each request came to its server (a connection that was taken late, a host that
+    stood still): seconds beyond the server's own durations that both its first token and its
+    end were late by."""
+    sent = f("t_sent_s")
+    until = f("t_first_token_s") - sent - load - np.nan_to_num(f("server_prompt_eval_s"))
+    late = np.fmin(until, f("t_end_s") - sent - f("server_total_s"))
+    known = ~np.isnan(until) & ~np.isnan(f("server_total_s"))
+    return np.where(known & (late > LATE_S), late, 0.0)
 
 
 def grouped(target: Texts, model: Texts) -> dict[tuple[str, str], Ints]:

@@ -44,7 +44,8 @@ class Stay:
     `after_s` is -inf when the model was there at the first look, `end_s` inf when it was there
     at the last. `target` is None on the GPU's side. `birth_s`: first sign of the model coming
     (a loading state, the process's first memory). `woke`: it was asleep before. `process`: a
-    new process came with it. `size_bytes`: the most that it held. `low_s`: the first look at
+    new process came with it. `size_bytes`: the most that it held, of
+    `whole_bytes` as the engine says. `low_s`: the first look at
     which its memory was gone; `end_s` is the first with less of it. `level`: how deep it had slept
     before. `expires_s`: when it was to go by itself, as the engine said at `told_s`.
     """
@@ -61,6 +62,7 @@ class Stay:
     process: bool = False
     partial: bool = False
     size_bytes: int | None = None
+    whole_bytes: int | None = None
     device: tuple[str, str] | None = None
     context: int | None = None
     full_s: float | None = None
@@ -93,8 +95,8 @@ def engine_stays(residency: Columns, polls: Columns, t0_unix_ns: int) -> list[St
         sizes = floats(residency, "vram_bytes")[rows]
         contexts = floats(residency, "context_length")[rows]
         found = _runs(t, m, at[rows], states, sizes, contexts, looks[t])
-        levels, left = (_optional(residency, c)[rows] for c in ("sleep_level", "expires_s"))
-        stays += [_told_more(s, at[rows], states, levels, left) for s in found]
+        more = {name: _optional(residency, name)[rows] for name in MORE}
+        stays += [_told_more(s, at[rows], states, more) for s in found]
     return sorted(stays, key=lambda s: s.start_s)
 
 
@@ -103,18 +105,32 @@ def _optional(columns: Columns, name: str) -> Floats:
     return floats(columns, name) if name in columns else np.full(len(columns["time_ns"]), np.nan)
 
 
-def _told_more(s: Stay, at: Floats, states: list[str], levels: Floats, left: Floats) -> Stay:
-    """`s` with how deep its model had slept before, and when it was to go by itself."""
+def sleep_levels(residency: Columns) -> dict[tuple[str, str], int]:
+    """How deep each (target, model) sleeps, where its engine never told another level."""
+    told: dict[tuple[str, str], set[int]] = {}
+    level = _optional(residency, "sleep_level")
+    target, model = texts(residency, "target"), texts(residency, "model")
+    for i in np.flatnonzero(~np.isnan(level)):
+        told.setdefault((str(target[i]), str(model[i])), set()).add(int(level[i]))
+    return {key: next(iter(levels)) for key, levels in told.items() if len(levels) == 1}
+
+
+MORE = ("sleep_level", "expires_s", "size_bytes")
+
+
+def _told_more(s: Stay, at: Floats, states: list[str], more: dict[str, Floats]) -> Stay:
+    """`s` with how deep its model had slept before, when it was to go by itself, and its size."""
+    levels, left, sizes = (more[name] for name in MORE)
     first, past = (int(np.searchsorted(at, edge)) for edge in (s.start_s, s.end_s))
     slept = first
     while slept and states[slept - 1] in ("asleep", "loading"):
         slept -= 1
-    level = _largest(levels[slept:first])
+    s = replace(s, level=_largest(levels[slept:first]), whole_bytes=_largest(sizes[first:past]))
     known = first + np.flatnonzero(~np.isnan(left[first:past]))
     if not len(known):
-        return replace(s, level=level)
+        return s
     last = int(known[-1])
-    return replace(s, level=level, told_s=float(at[last]), expires_s=float(at[last] + left[last]))
+    return replace(s, told_s=float(at[last]), expires_s=float(at[last] + left[last]))
 
 
 @dataclass(frozen=True, slots=True)

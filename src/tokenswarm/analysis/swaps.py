@@ -1,7 +1,8 @@
 """Cold starts and swaps as events: their marks, their costs, and what is known of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ from tokenswarm.analysis.usual import Usual, usual
 from tokenswarm.analysis.victims import with_victims
 from tokenswarm.analysis.vram import DeviceMemory, Line
 
+LOOK_S = 0.06
+"""Memory was full up to a look before it was seen to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -46,6 +50,7 @@ class _Case:
     memory: DeviceMemory | None
     marks: Marks
     kind: str
+    outcome: str
     cause: str
     left: str | None
 
@@ -59,11 +64,13 @@ def find(
     lines: Sequence[Line] = (),
     limits: Limits = NO_LIMITS,
     reads: DiskReads = NO_READS,
+    sleeps: Mapping[tuple[str, str], int] = MappingProxyType({}),
 ) -> Found:
     """Every cold start and swap of a run, and every request's stratum.
 
     `stays` are those of residency.py, of all sides; `lines` the memory that has no model's name;
-    `speed` is how much faster than life a simulated server runs.
+    `speed` is how much faster than life a simulated server runs; `sleeps` how deep each (target,
+    model) sleeps.
     """
     only = memories[0] if len(memories) == 1 else None
     starts = with_victims(requests, coldstarts(requests, stays, speed, lines), stays, only)
@@ -71,8 +78,8 @@ def find(
     warm = np.asarray(split.name == "warm", dtype=np.bool_) & requests.ok
     normal = {key: usual(requests, mine, warm) for key, mine in requests.groups.items()}
     gone = [s for c in starts for s in c.victims]
-    levels = causes.levels_of(stays)
-    cases = [_case(requests, c, memories, normal[c.key], gone, levels) for c in starts]
+    told = causes.told_of(stays, sleeps)
+    cases = [_case(requests, c, memories, normal[c.key], gone, told) for c in starts]
     costs = _costs(cases, limits, reads)
     paid = [split.counts(s, len(starts)) for s in ("swap_waiter", "swap_collateral")]
     events = [
@@ -88,7 +95,7 @@ def _case(
     memories: Sequence[DeviceMemory],
     normal: Usual,
     gone: Sequence[Stay],
-    levels: causes.Levels,
+    told: causes.Told,
 ) -> _Case:
     memory = _device(c, memories)
     marks = marks_of(c, memory)
@@ -98,7 +105,8 @@ def _case(
         c,
         memory,
         marks,
-        causes.kind_of(requests, c, levels),
+        causes.kind_of(requests, c, told),
+        causes.outcome_of(requests, c, told),
         causes.cause_of(requests, c, left, gone),
         left,
     )
@@ -151,7 +159,7 @@ def _event(
         model_in=c.arrival.model,
         model_out=out,
         kind=case.kind,
-        outcome=causes.outcome_of(requests, c),
+        outcome=case.outcome,
         start_ms=round(t0_unix_ns / 1e6 + c.t0_s * 1e3),
         end_ms=round(t0_unix_ns / 1e6 + max(marks.at.values()) * 1e3),
         text=_text(c.arrival.model, out, latency),
@@ -202,7 +210,7 @@ def _late(requests: Requests, c: Coldstart, normal: Usual) -> bool:
     long = waited > max(FLOOR_S, FACTOR * (normal.wait_s or 0.0))
     if full_s is None or begun is None or c.t5_s is None:
         return c.t5_s is None and long and normal.wait_p99_s is None
-    return c.t0_s < begun and c.t5_s >= full_s and long
+    return c.t0_s < begun and c.t5_s >= full_s - LOOK_S and long
 
 
 def _confidence(evidence: list[str]) -> str:
