@@ -15,7 +15,11 @@ from tokenswarm.scenario.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "scenarios.md").read_text()
-SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
+SCENARIOS = [
+    path
+    for path in sorted((ROOT / "scenarios").glob("*.yaml"))
+    if not path.name.endswith(".matrix.yaml")
+]
 
 STRUCTS = {
     name: struct

@@ -339,6 +339,62 @@ def agent(kind: str, config_file: Path | None, **given: str | None) -> None:
     run_agent(kind, config_file, given)
 
 
+def _matrix_options(command: Any) -> Any:
+    """What the commands that take a matrix share."""
+    options = [
+        click.argument("matrix", type=click.Path(path_type=Path)),
+        click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+                     help="Everything goes here, and is gone on with from here.  "
+                     "[default: runs/compare-MATRIX]"),
+        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE",
+                     help="Another value for one of the matrix's; repeatable."),
+        click.option("--only", multiple=True, metavar="SOLUTION",
+                     help="This solution; repeatable."),
+        click.option("--time-limit", "limit_s", type=click.FloatRange(1), metavar="S",
+                     help="Stop after so many seconds; the same command goes on."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+MATRIX_CODES = "Exit codes: 0 done, 1 a solution failed, 2 usage, 3 not finished."
+
+
+@main.command(epilog=MATRIX_CODES)
+@_matrix_options
+def capacity(matrix: Path, out: Path | None, pairs: tuple[str, ...], only: tuple[str, ...],
+             limit_s: float | None) -> None:  # fmt: skip
+    """Start the servers of each solution of MATRIX, model after model, until one no longer fits.
+
+    \b
+    tokenswarm capacity scenarios/three-models.matrix.yaml --only vllm
+    """
+    from tokenswarm.compare.command import conduct
+
+    sys.exit(conduct(matrix, out, pairs, only, limit_s, None, ("capacity",)))
+
+
+@main.command(epilog=MATRIX_CODES)
+@_matrix_options
+@click.option(
+    "--against",
+    metavar="STUDY",
+    help="Put `reference` (three models on an RTX 5090) or a study's file beside it.",
+)
+def compare(matrix: Path, out: Path | None, pairs: tuple[str, ...], only: tuple[str, ...],
+            limit_s: float | None, against: str | None) -> None:  # fmt: skip
+    """Compare the engines of MATRIX: capacity, swap drill and load of each, and what to choose.
+
+    \b
+    tokenswarm compare scenarios/three-models.matrix.yaml
+    tokenswarm compare scenarios/three-models-simulated.matrix.yaml --against reference
+    """
+    from tokenswarm.compare.command import conduct
+
+    sys.exit(conduct(matrix, out, pairs, only, limit_s, against))
+
+
 def _become(argv: list[str]) -> NoReturn:
     """Replace this process: signals, exit code and terminal belong to the run alone."""
     sys.stdout.flush()

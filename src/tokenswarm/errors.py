@@ -5,6 +5,7 @@
         ScenarioError       a scenario file; names file, path, value and the way out
       TargetError           a server under test cannot be used as the scenario says
       SpoolError            a spool segment cannot be written or read
+      StartFailed           a server did not start; names what was started and why it failed
       NotValidError         exit code 3: there is no valid measurement
 
 A failed *request* is never an exception that leaves the load generator: it is a record.

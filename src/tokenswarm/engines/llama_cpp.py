@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from tokenswarm.engines.control import Reply, Server, said
 from tokenswarm.engines.news import News
-from tokenswarm.engines.openai import OpenAi, listed_models, names
+from tokenswarm.engines.openai import OpenAi, done, listed_models, names, until
 from tokenswarm.engines.prometheus import samples
 from tokenswarm.engines.protocol import (
     ANY,
@@ -46,6 +46,7 @@ class LlamaCpp(OpenAi):
     )  # fmt: skip
 
     news: ClassVar[News | None] = News("/models/sse", b"model_status")  # a router alone has it
+    unloads: ClassVar[bool] = True
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -72,6 +73,29 @@ class LlamaCpp(OpenAi):
         return tuple(
             Residency(m["id"], "asleep" if _sleeps(server) else "resident") for m in models
         )
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        return self.server(url, timeout_s).get("/health").ok
+
+    def load(self, url: str, model: str, timeout_s: float) -> None:
+        """A router alone can. It says that it will, and loads after that."""
+        self._move(url, "load", model, "resident", timeout_s)
+
+    def unload(self, url: str, model: str, timeout_s: float) -> None:
+        self._move(url, "unload", model, "absent", timeout_s)
+
+    def _move(
+        self, url: str, verb: str, model: str, wanted: ResidencyState, timeout_s: float
+    ) -> None:
+        server = self.server(url, timeout_s)
+        if not _of_router(listed_models(server) or []):
+            raise TargetError(f"{url} is no router: it cannot {verb} a model")
+        done(server, f"/models/{verb}", {"model": model})
+
+        def there() -> bool:
+            return Residency(model, wanted) in (self.residency(url, timeout_s) or ())
+
+        until(there, f"{url}: {model} is not {wanted}", timeout_s)
 
     def figures(self, url: str, timeout_s: float) -> tuple[LoadFigures, ...]:
         """Of the whole server, or of each model that a router has loaded."""

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from tokenswarm.engines.control import Server
 from tokenswarm.engines.news import News
-from tokenswarm.engines.openai import OpenAi, listed_models, names
+from tokenswarm.engines.openai import OpenAi, done, listed_models, names, until
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency, ResidencyState
 from tokenswarm.errors import TargetError
 
@@ -20,6 +21,7 @@ class LlamaSwap(OpenAi):
     engine: ClassVar[str] = "llama-swap"
     knobs: ClassVar[Knobs] = Knobs()
     news: ClassVar[News | None] = News("/api/events", b"modelStatus")
+    unloads: ClassVar[bool] = True
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -36,6 +38,23 @@ class LlamaSwap(OpenAi):
         return tuple(
             Residency(m["model"], STATES.get(str(m.get("state")), "absent")) for m in running
         )
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        return _running(self.server(url, timeout_s)) is not None
+
+    def load(self, url: str, model: str, timeout_s: float) -> None:
+        """By a request of one token: there is no other way."""
+        asked = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+        done(self.server(url, timeout_s), "/v1/chat/completions", asked)
+
+    def unload(self, url: str, model: str, timeout_s: float) -> None:
+        done(self.server(url, timeout_s), f"/api/models/unload/{quote(model, safe='')}", {})
+
+        def gone() -> bool:
+            there = self.residency(url, timeout_s) or ()
+            return all(r.state == "absent" for r in there if r.model == model)
+
+        until(gone, f"{url}: {model} did not go", timeout_s)
 
 
 def _running(server: Server) -> list[dict[str, Any]] | None:

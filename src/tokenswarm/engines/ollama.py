@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server, said
-from tokenswarm.engines.openai import OpenAi, count
+from tokenswarm.engines.openai import OpenAi, count, done, until
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
 from tokenswarm.errors import TargetError
 
@@ -21,6 +21,7 @@ class Ollama(OpenAi):
 
     engine: ClassVar[str] = "ollama"
     knobs: ClassVar[Knobs] = Knobs(keep_alive=True)
+    unloads: ClassVar[bool] = True
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -37,6 +38,24 @@ class Ollama(OpenAi):
         if not isinstance(reply.object().get("models"), list):
             raise TargetError(f"{server.root}/api/ps: not a list of models: {said(server, reply)}")
         return tuple(_residency(m) for m in _named(reply.object()["models"]))
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        return self.server(url, timeout_s).get("/api/version").ok
+
+    def load(self, url: str, model: str, timeout_s: float) -> None:
+        """By an empty prompt. Its answer holds no duration: time the call."""
+        done(self.server(url, timeout_s), "/api/generate", {"model": model, "stream": False})
+
+    def unload(self, url: str, model: str, timeout_s: float) -> None:
+        """By `keep_alive: 0`, whose answer comes before the model has gone."""
+        asked = {"model": model, "keep_alive": 0, "stream": False}
+        done(self.server(url, timeout_s), "/api/generate", asked)
+
+        def gone() -> bool:
+            there = self.residency(url, timeout_s) or ()
+            return not any(same_model(model, r.model) for r in there)
+
+        until(gone, f"{url}: {model} did not go", timeout_s)
 
     def blob(self, url: str, model: str, timeout_s: float) -> str | None:
         """The 64 hex digits of the file with the model's weights, which is what a runner's command

@@ -1,12 +1,16 @@
 """Any server with OpenAI's API and nothing else that we know; the other adapters build on it."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tokenswarm.engines.control import Server
+from tokenswarm.engines.control import Reply, Server, said
 from tokenswarm.engines.news import News
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency
+from tokenswarm.errors import TargetError
+
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class OpenAi:
     engine: ClassVar[str] = "openai"
     knobs: ClassVar[Knobs] = Knobs()
     news: ClassVar[News | None] = None
+    unloads: ClassVar[bool] = False
 
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         server = self.server(url, timeout_s)
@@ -33,6 +38,24 @@ class OpenAi:
 
     def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
         return None
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        return listed_models(self.server(url, timeout_s)) is not None
+
+    def load(self, url: str, model: str, timeout_s: float) -> None:
+        raise TargetError(f"{self.engine} has no way to load a model by itself: send a request")
+
+    def unload(self, url: str, model: str, timeout_s: float) -> None:
+        raise TargetError(f"{self.engine} has no way to unload a model: end the server")
+
+    def sleep_levels(self, url: str, timeout_s: float) -> tuple[int, ...]:
+        return ()
+
+    def sleep(self, url: str, level: int, timeout_s: float) -> None:
+        raise TargetError(f"{self.engine} cannot sleep")
+
+    def wake(self, url: str, level: int, timeout_s: float) -> None:
+        raise TargetError(f"{self.engine} cannot sleep, so it cannot wake up")
 
     def server(self, url: str, timeout_s: float) -> Server:
         return Server(url, timeout_s, self.headers, self.tls_verify)
@@ -70,3 +93,20 @@ def names(models: list[dict[str, Any]]) -> tuple[str, ...]:
 def count(value: object) -> int | None:
     """`value` if it is a whole number of 0 or more, as servers give counts and sizes."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def done(server: Server, path: str, payload: object) -> Reply:
+    """The answer to a control call; TargetError when it is none of success."""
+    reply = server.post(path, payload)
+    if not reply.ok:
+        raise TargetError(f"{server.root}{path} failed: {said(server, reply)}")
+    return reply
+
+
+def until(true: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Wait until the server says so. TargetError: it does not within `timeout_s`."""
+    deadline = time.perf_counter() + timeout_s
+    while not true():
+        if time.perf_counter() > deadline:
+            raise TargetError(f"{what} within {timeout_s:g} s")
+        time.sleep(POLL_S)

@@ -93,6 +93,10 @@ class Adapter(Protocol):
     def news(self) -> News | None:
         """Where it tells changes of residency; None when it has no such stream."""
 
+    @property
+    def unloads(self) -> bool:
+        """Whether it can throw one of several models out when told to."""
+
     def fingerprint(self, url: str, timeout_s: float) -> EngineInfo | None:
         """Say what listens at `url` if it is this engine, else None."""
 
@@ -106,3 +110,22 @@ class Adapter(Protocol):
         """Tokens that a request with this body is billed for its prompt: template, system text
         and BOS included. `body` is a chat's (`messages`) or a completion's (`prompt`, a text).
         None when the server has no way to say."""
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        """Whether it serves, asked in the way that costs it least."""
+
+    def load(self, url: str, model: str, timeout_s: float) -> None:
+        """Bring `model` in; returns when it is there. TargetError: no way to, or it failed."""
+
+    def unload(self, url: str, model: str, timeout_s: float) -> None:
+        """Throw `model` out; returns when the server says that it has gone. TargetError."""
+
+    def sleep_levels(self, url: str, timeout_s: float) -> tuple[int, ...]:
+        """Levels at which it can sleep: 1 keeps weights in host memory, 2 drops them."""
+
+    def sleep(self, url: str, level: int, timeout_s: float) -> None:
+        """Give the GPU's memory back; returns when the server says that it has."""
+
+    def wake(self, url: str, level: int, timeout_s: float) -> None:
+        """Take it again after a sleep of `level`, with good weights: those that level 2 dropped
+        are loaded anew."""

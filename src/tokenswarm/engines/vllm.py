@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tokenswarm.engines.control import Server
-from tokenswarm.engines.openai import OpenAi, count, listed_models, names
+from tokenswarm.engines.openai import OpenAi, count, done, listed_models, names
 from tokenswarm.engines.prometheus import Sample, samples
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
 
@@ -64,6 +64,28 @@ class Vllm(OpenAi):
             )
             for model, by_name in values.items()
         )
+
+    def ready(self, url: str, timeout_s: float) -> bool:
+        return self.server(url, timeout_s).get("/health").ok
+
+    def sleep_levels(self, url: str, timeout_s: float) -> tuple[int, ...]:
+        """Development mode shows `/is_sleeping`; without `--enable-sleep-mode` sleeping fails."""
+        about = self.server(url, timeout_s).get("/is_sleeping").object()
+        return (1, 2) if "is_sleeping" in about else ()
+
+    def sleep(self, url: str, level: int, timeout_s: float) -> None:
+        """What it is serving is aborted. The level goes into the query: a body is ignored."""
+        done(self.server(url, timeout_s), f"/sleep?level={level}&mode=abort", {})
+
+    def wake(self, url: str, level: int, timeout_s: float) -> None:
+        server = self.server(url, timeout_s)
+        if level == 1:
+            done(server, "/wake_up", {})
+            return
+        done(server, "/wake_up?tags=weights", {})
+        done(server, "/collective_rpc", {"method": "reload_weights"})
+        done(server, "/wake_up?tags=kv_cache", {})
+        server.post("/reset_prefix_cache", {})  # what the cache holds is of the old weights
 
     def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
         asked = {key: body[key] for key in PROMPT_FIELDS if key in body}

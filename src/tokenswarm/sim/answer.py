@@ -42,6 +42,7 @@ class Answer:
     held_wait_s: float = 0.0
     held_stall_s: float = 0.0
     late_s: float = 0.0
+    asked_seed: int | None = None  # who asks with a seed hears the same words each time
     server: str = "ollama"
 
     def waited_for_others(self, seconds: float) -> None:

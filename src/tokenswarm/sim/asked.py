@@ -50,6 +50,7 @@ class Body(msgspec.Struct, frozen=True):
     ignore_eos: bool = False
     stream_options: StreamOptions | None = None
     encoding_format: str | None = None
+    seed: int | None = None
 
     @property
     def include_usage(self) -> bool:

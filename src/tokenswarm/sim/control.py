@@ -22,10 +22,13 @@ class KnobChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServerChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /servers`: end, kill, start or restart the process of a server of one model."""
+    """`POST /servers`: end, kill, start or restart the process of a server of one model.
+
+    `port`: where it listens from now on, for a server that is down."""
 
     server: str
     action: Literal["stop", "kill", "start", "restart"]
+    port: int | None = None
 
 
 class Control:
@@ -91,5 +94,5 @@ class Control:
         if change.action != "start":
             self._fleet.stop(change.server, "crash" if change.action == "kill" else "control")
         if change.action in ("start", "restart"):
-            self._fleet.start(change.server)
+            self._fleet.start(change.server, change.port)
         reply.whole(200, encode(self._fleet.states()[change.server]))

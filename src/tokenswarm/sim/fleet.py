@@ -98,8 +98,11 @@ class Fleet:
         found = {}
         for name, single in self.singles.items():
             i = single.instance
-            about = {"url": self.listeners[name].url, "model": i.model.name, "state": i.state}
-            found[name] = {**about, "pid": i.pid, "start_failure": i.start_failure}
+            about: dict[str, Any] = {"url": self.listeners[name].url, "state": i.state}
+            about |= {"model": i.model.name, "engine": i.spec.engine, "pid": i.pid}
+            about |= {"start_failure": i.start_failure}
+            about |= {"weights_bytes": i.model.file_bytes, "kv_bytes": i.kv_bytes}
+            found[name] = {**about, "weights_s": i.weights_s, "init_s": i.spec.init_s}
         return found
 
     def stop(self, name: str, cause: truth.UnloadCause) -> None:
@@ -111,8 +114,10 @@ class Fleet:
         if instance.state not in ("down", "starting"):
             instance.stop(cause)
 
-    def start(self, name: str) -> None:
-        """Start server `name` if it is down; returns before it is ready."""
+    def start(self, name: str, port: int | None = None) -> None:
+        """Start server `name` if it is down, at `port` if given; returns before it is ready."""
+        if port is not None and self.singles[name].instance.state == "down":
+            self.listeners[name].port = port
         before = [t for t in self._starts if t.get_name() == name]
         start = self._start(self.singles[name].instance, before)
         task = asyncio.get_running_loop().create_task(start, name=name)
@@ -127,7 +132,11 @@ class Fleet:
             await instance.start()
         except StartFailed:
             return  # the instance keeps the reason
-        await self.listeners[instance.spec.name].open()
+        try:
+            await self.listeners[instance.spec.name].open()
+        except OSError as e:
+            instance.stop("crash")
+            instance.start_failure = f"[Errno {e.errno}] {e.strerror}"
 
     def _add_ollama(self, port: int) -> None:
         box = self._box

@@ -57,6 +57,7 @@ class Instance:
         self.running = 0
         self.used_s = now_s()
         self.start_failure: str | None = None
+        self.weights_s: float | None = None  # how long the last start read the weights
         self.on_down: Callable[[], None] = lambda: None
         self._waiters: list[asyncio.Future[None]] = []
         self._idle = asyncio.Event()
@@ -137,10 +138,11 @@ class Instance:
         try:
             await self._phases(coming)
         except (OutOfVram, StartFailed) as e:
-            self.start_failure = str(e)
+            said = f"CUDA out of memory. {e}" if isinstance(e, OutOfVram) else str(e)
+            self.start_failure = said
             self._drop()
             self._log_load(coming, "process_cold", "error")
-            raise StartFailed(str(e)) from e
+            raise StartFailed(said) from e
         except asyncio.CancelledError:
             self._drop()
             self._log_load(coming, "process_cold", "aborted")
@@ -161,6 +163,7 @@ class Instance:
             weights = context + self.model.file_bytes
             self._resize(Ramp(context, weights, now, now + lasts_s), now)
             await asyncio.sleep(lasts_s)
+            self.weights_s = lasts_s
             self._cache.read(self.model)
             await asyncio.sleep(spec.profile_s)
             now = now_s()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 from tokenswarm.sim.formats import encode
 from tokenswarm.sim.gpu import OutOfVram
@@ -49,7 +50,11 @@ class SglangServer(SingleServer):
 
     async def _info(self, request: Request, reply: Reply) -> None:
         spec = self.instance.spec
-        about = {"model_path": f"models/{self.instance.model.name}", "version": "0.5.23"}
+        about: dict[str, Any] = {
+            "model_path": f"models/{self.instance.model.name}",
+            "version": "0.5.23",
+        }
+        about |= {"enable_memory_saver": True, "enable_weights_cpu_backup": spec.weights_backup}
         said = {**about, "mem_fraction_static": spec.memory_ratio}
         reply.whole(200, encode(said), "application/json")
 

@@ -125,6 +125,7 @@ class SingleServer:
     def _plan(self, answer: Answer, body: Body) -> None:
         """How many tokens come and why they end; ApiError for what cannot be served."""
         model, limit = self.instance.model, body.max_completion_tokens or body.max_tokens
+        answer.asked_seed = body.seed
         if body.model != model.name:
             raise ApiError(404, f"The model `{body.model}` does not exist.")
         if answer.request.path == "/v1/chat/completions" and not body.messages:
@@ -232,7 +233,8 @@ class SingleServer:
 
     def _texts(self, answer: Answer, tokens: int) -> Iterator[bytes]:
         """Words; from weights that are not there, garbage."""
-        good, seed = self.instance.weights_good, answer.n + answer.seed
+        good, asked_seed = self.instance.weights_good, answer.asked_seed
+        seed = answer.n + answer.seed if asked_seed is None else asked_seed
         for i in range(tokens):
             yield word(seed, i) if good else GARBAGE
 
