@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input", type=int, default=64, help="words of a prompt")
     p.add_argument("--output", type=int, default=64, help="tokens of an answer")
     p.add_argument("--words", type=int, default=31000,
-                   help="prompts are words t3 to tN, a token each to a dummy tokenizer")  # fmt: skip
+                   help="prompts are words t3 to tN, one token each to dummy ones")  # fmt: skip
     p.add_argument("--vllm", default=VLLM, help="its command (%(default)s)")
     p.add_argument("--vllm-path", default="", help="PYTHONPATH for it and the server")
     p.add_argument("--out", type=Path, default=Path("runs/vllm-pairs"))

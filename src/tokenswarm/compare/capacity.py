@@ -71,11 +71,17 @@ def start(d: Deployment, server: Server, journal: Journal, why: str, say: Say) -
         journal.add(Started(at_unix_s=time.time(), **about, **why_not))
         say(f"{d.solution.name}: {server.name} does not start: {e.failure.text}")
         return None
+    after = d.look.still(d.matrix.settle_s)
     entry = Started(
-        at_unix_s=time.time(), **about, ready_s=up.ready_s, phases=phases(up.started.said()),
-        vram_after_bytes=d.look.still(d.matrix.settle_s), engine=up.info.engine,
-        version=up.info.version, simulated=up.info.simulated,
-    )  # fmt: skip
+        at_unix_s=time.time(),
+        **about,
+        ready_s=up.ready_s,
+        phases=phases(up.started.said()),
+        vram_after_bytes=after,
+        engine=up.info.engine,
+        version=up.info.version,
+        simulated=up.info.simulated,
+    )
     journal.add(entry)
     say(f"{d.solution.name}: {server.name} is ready after {up.ready_s:.1f} s")
     return up

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,9 @@ class Deployment:
         self.look.close()
 
     def _end(self) -> None:
-        for name in reversed(list(self.up)):
-            self.stop(name)
+        running = [self.up.pop(name).started for name in list(self.up)]
+        with ThreadPoolExecutor(max(1, len(running))) as pool:  # each may take its whole grace
+            list(pool.map(lambda started: started.stop(), running))
         if self._box is not None:
             self._box.stop()
 
