@@ -1,4 +1,4 @@
-"""The tables of keys in docs/compare.md, made of the structs: `python -m tests.compare_keys --write`
+"""The tables of keys in docs/compare.md, of the structs; `python -m tests.compare_keys --write`
 renews the page."""
 
 import re
