@@ -2,10 +2,12 @@
 
     with llama_server(model_path, alias="tiny") as url: ...
 
-Run as a script it serves until its standard input ends and prints its address first.
+Run as a script it serves until its standard input ends and prints its address first; with a port
+it serves there until it is killed.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ def llama_server(model: Path, *, alias: str = "tiny", parallel: int = 4) -> Iter
             process.kill()
 
 
-def _serve(model: str, alias: str, parallel: int) -> None:
+def _serve(model: str, alias: str, parallel: int, port: int = 0) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -44,12 +46,14 @@ def _serve(model: str, alias: str, parallel: int) -> None:
     params.cpuparams_batch.n_threads = 1
     params.warmup = False
     params.endpoint_metrics = True
-    params.port = 0
+    params.port = port
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
+    if port:
+        signal.pause()
     sys.stdin.read()
     os._exit(0)  # xllamacpp would first wait for its streams to end
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    _serve(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

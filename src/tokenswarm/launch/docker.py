@@ -58,10 +58,9 @@ class Running:
 
     def ended(self) -> Failure | None:
         state = self._state()
-        if (state.get("Health") or {}).get("Status") == "unhealthy":
-            return failure("unhealthy", _health(state))
         if state.get("Running"):
-            return None
+            sick = (state.get("Health") or {}).get("Status") == "unhealthy"
+            return failure("unhealthy", _health(state)) if sick else None
         return reason(self.said(), state.get("ExitCode"), oom_killed=bool(state.get("OOMKilled")))
 
     def pids(self) -> tuple[int, ...]:
