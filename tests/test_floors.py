@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "tokenswarm"
 
 FLOOR = {
     "__init__": 0, "errors": 0, "clock": 0, "native": 0, "sim": 0,
-    "engines": 1, "store": 1, "scenario": 1, "launch": 1,
-    "analysis": 2, "telemetry": 2, "wire": 2, "doctor": 2,
+    "engines": 1, "store": 1, "scenario": 1,
+    "analysis": 2, "telemetry": 2, "wire": 2, "doctor": 2, "launch": 2,
     "report": 3, "load": 3, "compare": 3,
     "cli": 4, "command": 4, "__main__": 4,
 }  # fmt: skip

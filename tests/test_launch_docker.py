@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ def _where(engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "run").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("DOCKER_HOST", engine.url)
+    monkeypatch.setattr("tokenswarm.launch.docker.GRACE_S", 3)
 
 
 def simulator(folder: Path, port: int, image: str = IMAGE, **more: Any) -> Start:
     """A simulated Ollama in a container that shares this host's network."""
-    container = {"image": image, "gpus": "none", "network": "host", "pull": False} | more
+    container: dict[str, Any] = {"image": image, "gpus": "none", "network": "host"}
+    container |= {"pull": False} | more
     return Start(
         name="s", argv=("steady", "--port", str(port)), log=folder / "logs" / "s.log", port=port,
         container=Container(**container), labels={"tokenswarm.matrix": "m"},
@@ -58,17 +61,19 @@ def refused(start: Start) -> StartFailed:
 
 
 def _started(start: Start) -> None:
-    started = DockerLauncher().start(start)
-    try:
-        await_ready(started, lambda: False, 60)
-    finally:
-        started.stop()
+    with closing(DockerLauncher()) as docker:
+        started = docker.start(start)
+        try:
+            await_ready(started, lambda: False, 60)
+        finally:
+            started.stop()
 
 
 def test_a_container_serves_and_leaves_its_log_alone(engine: Dockerd, tmp_path: Path) -> None:
     port = free_port()
     start = simulator(tmp_path, port)
-    started = DockerLauncher().start(start)
+    docker = DockerLauncher()
+    started = docker.start(start)
     try:
         url = f"http://127.0.0.1:{port}"
         await_ready(started, lambda: adapter("ollama").ready(url, 5.0), 60)
@@ -76,10 +81,11 @@ def test_a_container_serves_and_leaves_its_log_alone(engine: Dockerd, tmp_path: 
         assert container["Labels"]["tokenswarm.matrix"] == "m"
         assert started.pids()
         assert '"simulation":true' in started.said()
-        assert DockerLauncher().sweep() == []  # its owner lives
+        assert docker.sweep() == []  # its owner lives
     finally:
         started.stop()
         started.stop()
+        docker.close()
     assert there(engine) == []
     assert '"simulation":true' in start.log.read_text()
 

@@ -164,12 +164,19 @@ class Comparison:
                 raise UsageError(f"--only {name}: no such solution; there are {', '.join(names)}")
 
     def _sweep(self) -> list[str]:
+        """End what is left of earlier ones; its names. UsageError: no Docker, but wanted."""
         ended = ProcessLauncher().sweep()
-        docker = [s for s in self.matrix.solutions if s.launcher == "docker"]
+        docker = next((s for s in self.matrix.solutions if s.launcher == "docker"), None)
+        if docker is None:
+            return ended
         try:
-            return ended + (launcher(docker[0]).sweep() if docker else [])
+            containers = launcher(docker)
         except StartFailed as e:
             raise UsageError(str(e)) from e
+        try:
+            return ended + containers.sweep()
+        finally:
+            containers.close()
 
 
 @contextmanager

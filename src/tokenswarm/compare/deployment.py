@@ -77,6 +77,7 @@ class Deployment:
             list(pool.map(lambda started: started.stop(), running))
         if self._box is not None:
             self._box.stop()
+        self._launcher.close()
 
     def start(self, server: Server) -> Up:
         """Start one server and wait until it serves its models. StartFailed: why not; what was

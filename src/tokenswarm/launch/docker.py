@@ -9,6 +9,7 @@ from typing import Any
 from tokenswarm.launch import ledger
 from tokenswarm.launch.reasons import failure, one_line, reason
 from tokenswarm.launch.start import Container, Failure, Start, Started, StartFailed
+from tokenswarm.telemetry.owners.container import docker_client
 
 OWNER = "tokenswarm.owner"
 """Label: pid and start of the tokenswarm that a container belongs to, and the machine's boot."""
@@ -19,17 +20,15 @@ TAIL_LINES = 2000
 
 def connect() -> Any:
     """Docker's low-level client by DOCKER_HOST or the usual socket. StartFailed: no engine."""
-    import docker
     from docker.errors import DockerException
+    from requests.exceptions import RequestException
 
     where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     try:
-        client = docker.APIClient(base_url=where, timeout=TIMEOUT_S)
-        client.ping()
-    except (DockerException, OSError) as e:
+        return docker_client(where, TIMEOUT_S)
+    except (DockerException, RequestException, OSError) as e:
         said = failure("no_program", f"no Docker engine at {where}: {e}")
         raise StartFailed("docker", said) from None
-    return client
 
 
 def boot_id() -> str:
@@ -120,6 +119,9 @@ class DockerLauncher:
                 ended.append(found["Names"][0].lstrip("/"))
         return ended
 
+    def close(self) -> None:
+        self._client.close()
+
     def _create(self, what: Start, c: Container) -> str:
         from docker.errors import APIError, ImageNotFound
 
@@ -149,9 +151,9 @@ class DockerLauncher:
         said = "it is not here, and pull is false"
         if c.pull:
             try:
-                for line in self._client.pull(c.image, stream=True, decode=True):
-                    if "error" in line:
-                        raise DockerException(line["error"])
+                lines = list(self._client.pull(c.image, stream=True, decode=True))
+                if errors := [line["error"] for line in lines if "error" in line]:
+                    raise DockerException(errors[0])
                 return
             except (APIError, DockerException, OSError) as e:
                 said = f"it is not here and cannot be pulled: {e}"

@@ -70,6 +70,9 @@ class ProcessLauncher:
     def sweep(self) -> list[str]:
         return ledger.sweep()
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def tail(log: Path) -> str:
     """The last TAIL_BYTES of a log as text."""

@@ -89,3 +89,6 @@ class Launcher(Protocol):
 
     def sweep(self) -> list[str]:
         """End what a tokenswarm that is no more has left running; the names of what was ended."""
+
+    def close(self) -> None:
+        """Let go of what it is connected to, once everything it started has been stopped."""
