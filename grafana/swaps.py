@@ -51,13 +51,21 @@ def counts() -> list[Json]:
 
 
 def residency() -> Json:
-    return p.timeline(
+    shown = p.timeline(
         "Where each model's weights are",
-        "What the engines say (polled): resident, loading, asleep, partial or absent. The first "
-        "and the last request of a load lie in the panels below, on the same axis.",
-        [q.raw("residency", "state", by=("model",), scope=q.ENGINES, alias="$tag_model")],
+        "What the engines say (polled): resident, loading, asleep, partial or absent; above them, "
+        "when a model was being brought in for a request, as analysis found it.",
+        [
+            q.Query(BAND.text, "swap or cold start"),
+            q.raw("residency", "state", by=("model",), scope=q.ENGINES, alias="$tag_model"),
+        ],
         p.STATES,
     )
+    going = p.value_mapping({"0": "transparent", "1": p.ORANGE}, {"0": " ", "1": "under way"})
+    shown["fieldConfig"]["overrides"] = [
+        p.override("byName", "swap or cold start", mappings=[going])
+    ]
+    return shown
 
 
 def tokens() -> Json:
