@@ -175,7 +175,7 @@ def device() -> Json:
     return p.timeseries(
         "GPU busy, PCIe and disk",
         "Share of time with a kernel running and with the memory bus busy; right: bytes a second "
-        "over PCIe (when the agent is asked for it) and off the disks: what bounds a load.",
+        "over PCIe (NVML: when the agent is asked for it) and off the disks: what bounds a load.",
         [busy, bus, read, *rates], "percentunit", swaps=BAND, legend="bottom",
         defaults={"max": 1},
         overrides=[p.override("byRegexp", "/^(PCIe|disk)/", unit="Bps", max=None,

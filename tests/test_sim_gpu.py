@@ -71,6 +71,15 @@ def test_the_view_splits_memory_as_nvml_v2_does() -> None:
     assert "simulated" in view["name"]
 
 
+def test_weights_come_in_over_pcie_while_memory_fills() -> None:
+    gpu = Gpu(SPEC, (), 0.0)
+    gpu.ledger.claim(7, "m", Ramp(0, 800, 1, 5), 0)
+    shown = [gpu.view(now, 0)["pcie_rx_bytes_per_s"] for now in (0.5, 1.0, 4.9, 5.0)]
+    assert shown == [0, 200, 200, 0]
+    gpu.ledger.resize(7, Ramp(800, 100, 6, 7), 6)
+    assert gpu.view(6.5, 0)["pcie_rx_bytes_per_s"] == 0
+
+
 def test_streams_share_the_gpu() -> None:
     spec = GpuSpec(name="g", vram_total_bytes=1, other_model_slowdown=0.5, loading_slowdown=2.0)
     gpu = Gpu(spec, (), 0.0)

@@ -30,6 +30,12 @@ class Ramp:
         share = (now - self.start_s) / (self.end_s - self.start_s)
         return self.before + int((self.after - self.before) * share)
 
+    def filling(self, now: float) -> float:
+        """Bytes a second that come in now."""
+        if self.after <= self.before or not self.start_s <= now < self.end_s:
+            return 0.0
+        return (self.after - self.before) / (self.end_s - self.start_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -161,6 +167,7 @@ class Gpu:
             "vram_reserved_bytes": self.ledger.reserved,
             "vram_free_bytes": self.ledger.total - self.ledger.reserved - used,
             **self.meter.read(now),
+            "pcie_rx_bytes_per_s": round(sum(c.ramp.filling(now) for c in self.ledger.claims())),
             "processes": [
                 {"pid": c.pid, "vram_used_bytes": c.ramp.at(now), "model": c.model}
                 for c in self.ledger.claims()
