@@ -7,11 +7,15 @@ import msgspec
 import pytest
 
 from tests.synthetic_run import T0_NS, Story, manifest, story, write_run
+from tokenswarm.analysis.columns import columns_of
+from tokenswarm.analysis.growing import Growing
 from tokenswarm.analysis.run import analyse
 from tokenswarm.analysis.watch import Sealed, Watch, follow
 from tokenswarm.store import parquet
 from tokenswarm.store.reading import rows as spooled
+from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS
+from tokenswarm.store.spool import Writer
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +23,18 @@ def told() -> Story:
     return story(seed=4, duration_s=40)
 
 
-def watched(told: Story, delay_s: float, step_s: float = 2.0) -> list[Sealed]:
+_ID = MEASUREMENTS["request"].columns.index("id")
+
+
+def _copied(pairs: list[Any]) -> list[Any]:
+    return [(name, list(row)) for name, row in pairs]
+
+
+def watched(
+    told: Story, delay_s: float, step_s: float = 2.0, kept_s: float = 1800.0
+) -> list[Sealed]:
     """`told` as it grows, looked at every `step_s`; the last look is after the end."""
-    watch = Watch(manifest(told), delay_s)
+    watch = Watch(manifest(told), delay_s, kept_s)
     pairs, looks, now_s = told.pairs(), [], 0.0
     while pairs:
         now_s += step_s
@@ -78,14 +91,100 @@ def test_nothing_is_sealed_before_the_delay(told: Story) -> None:
     assert ids(early, "request_stratum") == []
 
 
-def test_a_run_that_has_ended_is_written_once_to_a_spool_of_its_own(
-    told: Story, tmp_path: Path
-) -> None:
+def test_a_watch_that_goes_on_for_another_seals_nothing_twice(told: Story) -> None:
+    pairs = told.pairs()
+    half = [p for p in pairs if p[1][0] <= T0_NS + 25e9]
+    first = Watch(manifest(told), 5.0)
+    first.take(_copied(half))
+    early = first.look(25.0)
+    second = Watch(manifest(told), 5.0)
+    second.resume(early.rows)
+    second.take(_copied(pairs))
+    looks = [early, second.look(told.duration_s, over=True)]
+    assert early.rows
+    assert sorted(ids(looks, "request_stratum")) == sorted(r[_ID] for r in told.rows["request"])
+    assert sorted(ids(looks, "swap")) == sorted(k.trigger for k in told.loads)
+
+
+def test_what_is_old_is_let_go_and_still_nothing_is_sealed_twice(told: Story) -> None:
+    looks = watched(told, 2.0, kept_s=12.0)
+    sealed = ids(looks, "request_stratum")
+    assert sorted(sealed) == sorted(row[_ID] for row in told.rows["request"])
+    triggers = ids(looks, "swap")
+    assert len(triggers) == len(set(triggers)) > len(told.loads) / 2
+
+
+def test_requests_of_the_same_nanosecond_keep_a_row_each(told: Story) -> None:
+    at = MEASUREMENTS["request"].columns.index("time_ns")
+    watch = Watch(manifest(told), 0.0)
+    rows = [list(row) for row in told.rows["request"]]
+    for row in rows:
+        row[at] = T0_NS
+    watch.take(("request", row) for row in rows)
+    times = [row[0] for name, row in watch.look(99.0).rows if name == "request_stratum"]
+    assert len(times) == len(set(times)) == len(rows)
+
+
+def test_a_growing_run_has_the_columns_of_a_whole_one(told: Story) -> None:
+    rows = [list(row) for row in told.rows["gpu"]]
+    grown = Growing("gpu")
+    for i, row in enumerate(rows):
+        grown.add(list(row))
+        if i % 97 == 0:
+            grown.columns()
+    whole = columns_of("gpu", rows)
+    for name, values in grown.columns().items():
+        assert values.tolist() == whole[name].tolist(), name
+
+
+def _ending(run: RunDir, end_unix_ns: int | None) -> None:
+    changed = run.read_manifest()
+    changed.end_unix_ns = end_unix_ns
+    run.write_manifest(changed)
+
+
+def test_a_run_that_is_on_gets_every_row_once_into_its_spool(told: Story, tmp_path: Path) -> None:
     run = write_run(tmp_path, told)
-    events: list[Any] = []
-    written = follow(run, events.append, delay_s=0.0, step_s=0.1)
-    rows = [name for _, _, name, _ in spooled(run.path / "watch")]
-    assert len(rows) == written
-    assert rows.count("request_stratum") == len(told.rows["request"])
-    assert rows.count("swap") == len(events) == len(told.loads)
+    end_unix_ns, events = run.read_manifest().end_unix_ns, list[Any]()
+    _ending(run, None)
+
+    def it_ends(seconds: float) -> None:
+        _ending(run, end_unix_ns or T0_NS)
+
+    said = follow(run, events.append, delay_s=1e9, rest=it_ends)
+    rows = [name for source, _, name, _ in spooled(run.spool) if source == "watch"]
+    assert rows.count("request_stratum") == said.requests == len(told.rows["request"])
+    assert rows.count("swap") == said.swaps == len(events) == len(told.loads)
     assert msgspec.json.decode(msgspec.json.encode(events[0]))["model_in"] == events[0].model_in
+
+
+def test_a_report_has_each_row_once_whatever_was_sealed_live(told: Story, tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "plain", told)
+    run = write_run(tmp_path / "watched", told)
+    end_unix_ns = run.read_manifest().end_unix_ns
+    _ending(run, None)
+    follow(run, lambda e: None, delay_s=0.0, rest=lambda s: _ending(run, end_unix_ns))
+    assert analyse(run).summary == analyse(plain).summary
+    for name in ("swap", "request_stratum"):
+        theirs, mine = parquet.read(plain, name), parquet.read(run, name)
+        assert all(mine[c].tolist() == theirs[c].tolist() for c in theirs), name
+
+
+def test_a_watch_of_a_run_that_is_over_writes_nothing(told: Story, tmp_path: Path) -> None:
+    run = write_run(tmp_path, told)
+    before = sorted(p.name for p in run.spool.iterdir())
+    events: list[Any] = []
+    said = follow(run, events.append)
+    assert len(events) == said.swaps == len(told.loads)
+    assert sorted(p.name for p in run.spool.iterdir()) == before
+
+
+def test_a_second_watch_beside_the_first_only_tells(told: Story, tmp_path: Path) -> None:
+    run = write_run(tmp_path, told)
+    end_unix_ns = run.read_manifest().end_unix_ns
+    _ending(run, None)
+    events: list[Any] = []
+    with Writer(run.spool, "watch"):
+        said = follow(run, events.append, rest=lambda s: _ending(run, end_unix_ns))
+    assert len(events) == said.swaps == len(told.loads)
+    assert not [source for source, *_ in spooled(run.spool) if source == "watch"]

@@ -269,17 +269,20 @@ def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: 
               metavar="S", help="Seal what ended so long ago.")  # fmt: skip
 @click.option("--step", "step_s", type=click.FloatRange(0.1), default=2.0, show_default=True,
               metavar="S", help="Seconds between two looks.")  # fmt: skip
-def watch(run_dir: Path, delay_s: float, step_s: float) -> None:
+@click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin does.")
+@click.option("--quiet", is_flag=True, help="Only what was done at the end, as JSON.")
+def watch(run_dir: Path, delay_s: float, step_s: float, until_eof: bool, quiet: bool) -> None:
     """Follow a run: print each cold start and swap once it is sealed, one JSON object a line.
 
-    Rows of swap and request_stratum go to RUN_DIR/watch, each once. Ends with the run.
+    A run's master starts one by itself, whose rows of swap and request_stratum go to the run's
+    spool, each once; another one beside it only prints. Ends with the run.
 
     \b
     tokenswarm watch runs/20261122t163015z-k3f9qa --delay 15
     """
     from tokenswarm.command import run_watch
 
-    run_watch(run_dir, delay_s, step_s)
+    run_watch(run_dir, delay_s, step_s, until_eof=until_eof, quiet=quiet)
 
 
 @main.command(epilog="Exit codes: 0 the same, 1 something differs, 2 usage or no answer.")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 MIX = HERE / "load" / "locustfile" / "mix.py"
 DEMO = HERE / "demo.yaml"
+BESIDE_THE_LOAD = 10  # nice
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +218,13 @@ def run_agent(kind: str, config: Path | None, given: dict[str, str | None]) -> N
     serve(settings_of(KINDS[kind], config, given))
 
 
-def run_watch(run_dir: Path, delay_s: float, step_s: float) -> None:
-    """Follow the run in `run_dir` to its end, its events as JSON lines on stdout."""
+def run_watch(
+    run_dir: Path, delay_s: float, step_s: float, *, until_eof: bool, quiet: bool
+) -> None:
+    """Follow the run in `run_dir` to its end, its events as JSON lines on stdout.
+
+    `until_eof`: end when stdin does, politely beside the load. `quiet`: what was done, as JSON.
+    """
     import msgspec
 
     from tokenswarm.analysis.watch import follow
@@ -227,8 +233,20 @@ def run_watch(run_dir: Path, delay_s: float, step_s: float) -> None:
     def tell(event: object) -> None:
         print(msgspec.json.encode(event).decode(), flush=True)
 
-    rows = follow(RunDir.open(run_dir), tell, delay_s, step_s)
-    sys.stderr.write(f"tokenswarm watch: {rows} rows in {run_dir / 'watch'}\n")
+    run, ended = RunDir.open(run_dir), threading.Event()
+    if until_eof:
+        os.nice(BESIDE_THE_LOAD)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us
+        threading.Thread(target=_set_at_eof, args=(ended,), daemon=True).start()
+    hush = (lambda event: None) if quiet else tell
+    said = follow(run, hush, delay_s, step_s, ended.is_set, ended.wait)
+    if quiet:
+        print(msgspec.json.encode(said).decode(), flush=True)
+    else:
+        sys.stderr.write(
+            f"tokenswarm watch: {said.swaps} cold starts and swaps, {said.requests} requests "
+            f"sealed in {said.looks} looks, {said.cpu_s:.1f} s of a core\n"
+        )
 
 
 def run_verify(path: Path, where: "Database") -> int:
@@ -240,6 +258,11 @@ def run_verify(path: Path, where: "Database") -> int:
     same = not any(c.differences for c in checked)
     print("everything is there" if same else "NOT everything is there")
     return EXIT_GOOD if same else EXIT_GATE_FAILED
+
+
+def _set_at_eof(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
 
 
 def _stop_at_eof(patience: "Patience") -> None:

@@ -5,6 +5,7 @@
         ScenarioError       a scenario file; names file, path, value and the way out
       TargetError           a server under test cannot be used as the scenario says
       SpoolError            a spool segment cannot be written or read
+        SourceBusyError     another process writes this source
       StartFailed           a server did not start; names what was started and why it failed
       NotValidError         exit code 3: there is no valid measurement
 
@@ -46,6 +47,10 @@ class TargetError(TokenswarmError):
 
 class SpoolError(TokenswarmError):
     """A spool segment cannot be written or is damaged beyond its last good frame."""
+
+
+class SourceBusyError(SpoolError):
+    """A source of a spool has a writer already, in this process or another."""
 
 
 class NotValidError(TokenswarmError):

@@ -2,34 +2,53 @@
 
 A request is sealed once it ended so long ago that no event still unknown can reach it any more
 (`delay_s`), or when the run is over; an event when it is warm again, or as long after its ready.
-What was sealed is never changed: whatever comes later than the delay is left to the report.
+What was sealed is never changed: it is the live word. What comes later than the delay, and what
+is known better in the end, is in the report, which has the last word.
+
+Every row is decoded once. A look costs what is kept (`KEPT_S`), and looks are so far apart that
+they take no more than `CPU_SHARE` of a core.
 """
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tokenswarm.analysis.collateral import ready_s
-from tokenswarm.analysis.columns import Columns, columns_of
+from tokenswarm.analysis.columns import NS, Bools, length
 from tokenswarm.analysis.evidence import SIDES, evidence
 from tokenswarm.analysis.figures import SwapEvent
-from tokenswarm.analysis.requests import Requests, requests
+from tokenswarm.analysis.growing import Growing, growing
+from tokenswarm.analysis.requests import COLUMNS, Requests, requests
 from tokenswarm.analysis.rows import stratum_rows, swap_row
 from tokenswarm.analysis.swaps import Found
+from tokenswarm.errors import SourceBusyError, SpoolError
 from tokenswarm.store import reading
+from tokenswarm.store.derived import LIVE
 from tokenswarm.store.rundir import Manifest, RunDir
-from tokenswarm.store.schema import REQUEST
+from tokenswarm.store.schema import REQUEST_STRATUM, SWAP
 from tokenswarm.store.spool import Writer
 
-SOURCE = "watch"
 DELAY_S = 30.0
 STEP_S = 2.0
-_NEEDED = ("request", *SIDES)
-_GAPS = REQUEST.columns.index("gaps_us")
+KEPT_S = 1800.0
+"""Rows older than this are let go; what an hour-long stay began with is not needed any more."""
+CPU_SHARE = 0.05
+_STRATUM_ID = REQUEST_STRATUM.columns.index("id")
 Pair = tuple[str, list[Any]]
+
+
+class Said(msgspec.Struct):
+    """What a watch has done: events and requests sealed, looks taken, processor time of it."""
+
+    swaps: int = 0
+    requests: int = 0
+    looks: int = 0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +59,65 @@ class Sealed:
     rows: list[Pair]
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """[t0, ready] of an event that was sealed: the same model does not come in twice in it."""
+
+    target: str
+    model: str
+    t0_s: float
+    ready_s: float
+
+    def holds(self, other: "_Window") -> bool:
+        same = (self.target, self.model) == (other.target, other.model)
+        return same and other.t0_s <= self.ready_s and self.t0_s <= other.ready_s
+
+
 @dataclass(slots=True)
 class Watch:
     """The rows of one run so far, and what has been sealed of it."""
 
     manifest: Manifest
     delay_s: float = DELAY_S
-    rows: dict[str, list[list[Any]]] = field(default_factory=lambda: {n: [] for n in _NEEDED})
-    _requests: set[str] = field(default_factory=set)
-    _events: set[str] = field(default_factory=set)
+    kept_s: float = KEPT_S
+    rows: dict[str, Growing] = field(
+        default_factory=lambda: growing([("request", COLUMNS), *((s, None) for s in SIDES)])
+    )
+    _sealed: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """Which of the requests held are sealed, in the order in which they came."""
+    _told: set[str] = field(default_factory=set)
+    """Ids of requests that an earlier watch sealed and that have not come by yet."""
+    _windows: list[_Window] = field(default_factory=list)
+    _last_s: float = -np.inf
+    """When the look before this one was: what ended long before it is sealed."""
+    _times: dict[str, set[int]] = field(
+        default_factory=lambda: {"swap": set(), "request_stratum": set()}
+    )
 
     def take(self, pairs: Iterable[Pair]) -> None:
         """Add rows of any measurement; those that swaps do not need are passed over."""
         for name, row in pairs:
             if name in self.rows:
-                self.rows[name].append(_without_gaps(row) if name == "request" else row)
+                self.rows[name].add(row)
+
+    def resume(self, pairs: Iterable[Pair]) -> None:
+        """What a watch before this one has sealed is sealed already."""
+        for name, row in pairs:
+            self._times[name].add(row[0])
+            if name == "request_stratum":
+                self._told.add(row[_STRATUM_ID])
+            else:
+                self._windows.append(_window_of(row))
 
     def look(self, now_s: float, *, over: bool = False) -> Sealed:
         """Analyse everything so far; `now_s` on the run's clock. `over`: the run has ended, so
         everything is sealed."""
-        table = requests(self._columns("request"))
+        self._know_sealed()
+        self._forget()
+        self._last_s = now_s
+        table = requests(self.rows["request"].columns())
         seen = evidence(
-            {name: self._columns(name) for name in SIDES},
+            {name: self.rows[name].columns() for name in SIDES},
             self.manifest.t0_unix_ns,
             self.manifest.telemetry,
             self.manifest.scenario,
@@ -69,33 +125,69 @@ class Watch:
         found = seen.find(table)
         horizon_s = np.inf if over else now_s - self.delay_s
         events = self._sealed_events(found, horizon_s)
-        swaps: list[Pair] = [("swap", swap_row(self.manifest.run_id, e)) for e in events]
-        return Sealed(events, swaps + self._sealed_requests(found, table, horizon_s))
+        rows: list[Pair] = [("swap", swap_row(self.manifest.run_id, e)) for e in events]
+        rows += self._sealed_requests(found, table, horizon_s)
+        return Sealed(events, [self._apart(name, row) for name, row in rows])
 
-    def _columns(self, name: str) -> Columns:
-        return columns_of(name, self.rows[name])
+    def _know_sealed(self) -> None:
+        """Requests that came since the last look are not sealed, but by an earlier watch."""
+        held = self.rows["request"].columns()
+        fresh = np.zeros(length(held) - len(self._sealed), np.bool_)
+        if self._told:
+            ids = held["id"][len(self._sealed) :].tolist()
+            fresh |= np.array([i in self._told for i in ids], dtype=np.bool_)
+            self._told.difference_update(ids)
+        self._sealed = np.concatenate([self._sealed, fresh])
+
+    def _forget(self) -> None:
+        """Let go of what was older than `kept_s` when it was last looked for what to seal."""
+        before_s = self._last_s - self.delay_s - self.kept_s
+        if before_s < 0:
+            return
+        before_ns = self.manifest.t0_unix_ns + round(before_s * NS)
+        for name, rows in self.rows.items():
+            kept = rows.forget(before_ns)
+            if name == "request" and kept is not None:
+                self._sealed = self._sealed[kept]
+        self._windows = [w for w in self._windows if w.ready_s >= before_s - self.kept_s]
+        for name, times in self._times.items():
+            self._times[name] = {t for t in times if t >= before_ns}
 
     def _sealed_events(self, found: Found, horizon_s: float) -> list[SwapEvent]:
-        new = [
-            e
-            for e in found.events
-            if e.trigger_id not in self._events
-            and (ready_s(e) <= horizon_s or (e.t6_s is not None and horizon_s >= e.t0_s))
-        ]
-        self._events |= {e.trigger_id for e in new}
+        new = []
+        for e in found.events:
+            warm_again = e.t6_s is not None and horizon_s >= e.t0_s
+            window = _Window(e.target, e.model_in, e.t0_s, ready_s(e))
+            if not (warm_again or window.ready_s <= horizon_s):
+                continue
+            if any(w.holds(window) for w in self._windows):
+                continue
+            self._windows.append(window)
+            new.append(e)
         return new
 
     def _sealed_requests(self, found: Found, table: Requests, horizon_s: float) -> list[Pair]:
-        due = np.nan_to_num(table.t_end, nan=-np.inf) <= horizon_s
-        new = [i for i in np.flatnonzero(due) if table.id[i] not in self._requests]
-        self._requests |= {str(table.id[i]) for i in new}
-        rows = stratum_rows(self.manifest.run_id, table, found, np.array(new, dtype=np.int64))
+        ended = np.nan_to_num(table.t_end, nan=-np.inf) <= horizon_s
+        new = np.flatnonzero(ended & ~self._sealed[table.row])
+        self._sealed[table.row[new]] = True
+        rows = stratum_rows(self.manifest.run_id, table, found, new.astype(np.int64))
         return [("request_stratum", row) for row in rows]
 
+    def _apart(self, name: str, row: list[Any]) -> Pair:
+        """The row at a time of its own: of two at the same ns, one would hide the other."""
+        times = self._times[name]
+        while row[0] in times:
+            row[0] += 1
+        times.add(row[0])
+        return name, row
 
-def _without_gaps(row: list[Any]) -> list[Any]:
-    """A request without its token gaps: strata need its longest stall only."""
-    return [*row[:_GAPS], None, *row[_GAPS + 1 :]]
+
+def _window_of(row: list[Any]) -> _Window:
+    """The window of an event from its row of swap."""
+    cells = dict(zip(SWAP.columns, row, strict=True))
+    marks = (cells[f"{m}_s"] for m in ("t4", "t5", "t3", "t2", "t1", "t0"))
+    ready = next(t for t in marks if t is not None)
+    return _Window(cells["target"], cells["model_in"], cells["t0_s"], ready)
 
 
 def follow(
@@ -104,25 +196,64 @@ def follow(
     delay_s: float = DELAY_S,
     step_s: float = STEP_S,
     ended: Callable[[], bool] = lambda: False,
-) -> int:
-    """Watch `run` until its manifest says that it ended, or `ended` does; the number of rows.
+    rest: Callable[[float], object] = time.sleep,
+) -> Said:
+    """Watch `run` until its manifest says that it ended, or `ended` does; what was done.
 
-    Rows go to the source `watch` of a spool of their own, RUN_DIR/watch, each once; `tell` gets
-    every event as it is sealed.
+    While the run is on, rows go to its spool, to the source `watch`, each once, unless another
+    watch is there already. `tell` gets every event as it is sealed. After `ended` there is no
+    further look: the report follows.
     """
-    watch, position, told = Watch(run.read_manifest(), delay_s), reading.Position(), 0
-    with Writer(run.path / "watch", SOURCE) as writer:
-        while True:
+    watch, position, said = Watch(run.read_manifest(), delay_s), reading.Position(), Said()
+    writer = None if watch.manifest.end_unix_ns is not None else _writer(run)
+    try:
+        if writer is not None:
+            _resume(watch, run, position)
+        while not ended():
+            began_s = time.process_time()
             watch.manifest = run.read_manifest()
-            over = watch.manifest.end_unix_ns is not None or ended()
-            for frame in reading.follow(run.spool, position):
-                watch.take(frame.rows())
-            sealed = watch.look((time.time_ns() - watch.manifest.t0_unix_ns) / 1e9, over=over)
-            if sealed.rows:
+            over = watch.manifest.end_unix_ns is not None
+            _take(watch, run, position)
+            now_ns = watch.manifest.end_unix_ns or time.time_ns()
+            sealed = watch.look((now_ns - watch.manifest.t0_unix_ns) / NS, over=over)
+            if writer is not None and sealed.rows:
                 writer.append(sealed.rows)
-                told += len(sealed.rows)
             for event in sealed.events:
                 tell(event)
+            took_s = time.process_time() - began_s
+            _count(said, sealed, took_s)
             if over:
-                return told
-            time.sleep(step_s)
+                break
+            rest(max(step_s, took_s / CPU_SHARE))
+    finally:
+        if writer is not None:
+            writer.close()
+    return said
+
+
+def _writer(run: RunDir) -> Writer | None:
+    """The writer of the source `watch`; None when another watch has it."""
+    try:
+        return Writer(run.spool, LIVE)
+    except SourceBusyError:
+        return None
+
+
+def _resume(watch: Watch, run: RunDir, position: reading.Position) -> None:
+    for frame in reading.follow(run.spool, position, LIVE):
+        watch.resume(frame.rows())
+
+
+def _take(watch: Watch, run: RunDir, position: reading.Position) -> None:
+    for frame in reading.follow(run.spool, position):
+        if frame.source == LIVE:
+            continue
+        with suppress(SpoolError):  # checksum holds, but these are no rows: the report says so
+            watch.take(frame.rows())
+
+
+def _count(said: Said, sealed: Sealed, took_s: float) -> None:
+    said.swaps += len(sealed.events)
+    said.requests += len(sealed.rows) - len(sealed.events)
+    said.looks += 1
+    said.cpu_s = round(said.cpu_s + took_s, 3)

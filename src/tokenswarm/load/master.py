@@ -35,6 +35,7 @@ from tokenswarm.load.shipper import ShipperProcess, database_environ
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.telemetry import gpu_source, live_source, sampler_config
 from tokenswarm.load.timing import TIME, answer
+from tokenswarm.load.watcher import WatcherProcess
 from tokenswarm.load.worker import DEAL, DRAIN, DRAINED, HELLO, START, WELCOME
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
@@ -65,6 +66,7 @@ class Run:
         self.receiver: link.FrameReceiver | None = None
         self.sampler: SamplerProcess | None = None
         self.shipper: ShipperProcess | None = None
+        self.watcher: WatcherProcess | None = None
         self.live: LiveLine | None = None
         self.stopping = False
         self.drained_all = Event()
@@ -137,6 +139,7 @@ class Master:
         run.start = self._run_start(run, prepared)
         run.dir.write_manifest(run.manifest)
         self._page.begin(run.dir)
+        run.watcher = WatcherProcess(run.dir.path, self._options.watch_delay)
         if database := database_environ(self._options):
             run.shipper = ShipperProcess(run.dir.path, database)
         if self._local:
@@ -388,6 +391,10 @@ class Master:
             run.manifest.clocks.update(ended.clocks)
             run.manifest.notes += ended.notes
             run.manifest.telemetry["gpus"] = ended.gpus
+        if run.watcher is not None:
+            watched = run.watcher.end()
+            run.manifest.telemetry["watch"] = watched.said
+            run.manifest.notes += watched.notes
         run.manifest.clock_offsets_ns = {
             name: clock.first.offset_ns for name, clock in run.manifest.clocks.items()
         }

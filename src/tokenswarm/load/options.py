@@ -71,6 +71,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "", "metavar": "URL", "env_var": "TOKENSWARM_GRAFANA_URL",
         "help": "Grafana with our dashboards: the live page links to it",
     },
+    "--watch-delay": {
+        "type": float, "default": 30.0, "metavar": "S", "env_var": "TOKENSWARM_WATCH_DELAY_S",
+        "help": "seal the stratum of a request so long after its end, while the run is on",
+    },
     "--no-live": {
         "action": "store_true", "help": "no line of live progress on stderr",
     },

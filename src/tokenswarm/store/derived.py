@@ -1,4 +1,8 @@
-"""Rows that no source has measured: what analysis made of a run, as its Parquet files hold them."""
+"""Rows that no source has measured: what analysis made of a run, as its Parquet files hold them.
+
+While a run goes on, a watch writes such rows to the run's spool (source LIVE). They are the live
+word; once the whole run was analysed, its rows take their place.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,6 +14,8 @@ from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
 SOURCE = "analysis"
+LIVE = "watch"
+LIVE_MEASUREMENTS = ("swap", "request_stratum")
 PIECE_ROWS = 50_000
 
 
@@ -40,18 +46,25 @@ class Made:
 
 
 def found(run: RunDir) -> list[Made]:
-    """Every measurement that analysis made for `run`."""
+    """Every measurement that analysis made for `run`, live ones also when it made no row."""
     from tokenswarm.store import parquet
 
     made = []
     for name in MEASUREMENTS:
-        path = run.parquet(name)
-        if not path.is_file():
-            continue
-        sql = f'SELECT count(*) AS n FROM "{name}" WHERE spool_source = ?'
-        if rows := int(parquet.query(run, sql, [SOURCE])["n"][0]):
+        path, rows = run.parquet(name), 0
+        if path.is_file():
+            sql = f'SELECT count(*) AS n FROM "{name}" WHERE spool_source = ?'
+            rows = int(parquet.query(run, sql, [SOURCE])["n"][0])
+        if rows:
             made.append(Made(run, name, _digest(path), rows))
+        elif name in LIVE_MEASUREMENTS and final(run):
+            made.append(Made(run, name, "none", 0))
     return made
+
+
+def final(run: RunDir) -> bool:
+    """Whether the whole run was analysed: live rows have had their day."""
+    return run.summary.is_file()
 
 
 def _digest(path: Path) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.store.columns import SQL_TYPES, Column, Constant, column, constant
+from tokenswarm.store.derived import LIVE
 from tokenswarm.store.frame import Row
 from tokenswarm.store.inventory import Inventory
 from tokenswarm.store.row import INT64
@@ -82,6 +83,7 @@ def connect(scratch: Path | None = None, memory: str = "512MB") -> duckdb.DuckDB
 def build(run: RunDir) -> BuildReport:
     """Write every measurement in the spool as Parquet, each file replaced in one step.
 
+    Live rows of a watch are left to the analysis of the whole run, which makes them anew.
     One without rows gets no file, but for request: whoever looks into a run that was stopped
     before its first request finds that it has none.
     SpoolError when DuckDB or the disk fails; files that were there before are whole then.
@@ -92,6 +94,8 @@ def build(run: RunDir) -> BuildReport:
     with _building(run) as inserter:
         tables = {m.name: _Table(inserter, m) for m in MEASUREMENTS.values()}
         for batch in reader.batches():
+            if batch.source == LIVE:
+                continue
             for name, (taken, seqs) in _by_measurement(batch).items():
                 if name in tables:
                     tables[name].take(taken, seqs, batch.source)

@@ -155,7 +155,10 @@ class Shipper:
     def _pass(self) -> bool:
         """Ship what is in the spool now; False when some of it is to be sent again."""
         batch, counts = Pieces(), Counts()
+        final = self._run is not None and derived.final(self._run)
         for frame in follow(self._spool, self._position):
+            if final and frame.source == derived.LIVE:
+                continue  # what analysis made takes its place
             if self._oldest_unix_ns is None:
                 self._oldest_unix_ns = frame.created_unix_ns
             _take(batch, frame, counts)
@@ -172,9 +175,10 @@ class Shipper:
         """
         for made in derived.found(self._run) if self._run else ():
             before = self._cursor.derived.get(made.measurement)
-            if before == made.digest:
+            earlier = before is not None or made.measurement in self._cursor.counts.shipped
+            if before == made.digest or not (made.rows or earlier):
                 continue
-            if before is not None:  # rows of an earlier analysis may differ in tags and times
+            if earlier:  # live rows and those of an earlier analysis may differ in tags and times
                 self._sender.delete(made.measurement, made.run_id)
                 self._cursor.counts.forget(made.measurement)
             self._begun(made.measurement)

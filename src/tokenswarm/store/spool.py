@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tokenswarm.errors import SpoolError
+from tokenswarm.errors import SourceBusyError, SpoolError
 from tokenswarm.store.frame import MAGIC, Damage, Frame, Pair, frames, pack, unpack
 from tokenswarm.store.inventory import Inventory
 from tokenswarm.store.reading import Batch, Position, Reader, follow, inventory, rows
@@ -48,8 +48,8 @@ class Writer:
     """Appends one source's rows to `folder`. Not for several threads at once.
 
     Reopening a source goes on after its last good frame, in a new segment. `check` holds every
-    row against the schema (costs more than writing it). SpoolError when the source has a writer
-    already.
+    row against the schema (costs more than writing it). SourceBusyError when the source has a
+    writer already.
 
     `max_bytes` bounds what the source may hold on disk, earlier segments included. When it is
     reached, `full="refuse"` refuses rows and drops none: a run's spool. `full="drop"` removes
@@ -256,7 +256,7 @@ def _lock(folder: Path, source: str) -> int:
         os.close(fd)
         if e.errno not in (errno.EAGAIN, errno.EACCES):
             raise SpoolError(f"{path}: cannot lock: {e.strerror}") from e
-        raise SpoolError(
+        raise SourceBusyError(
             f"{folder}: {source!r} has a writer already; end that process or name another source"
         ) from e
     return fd
