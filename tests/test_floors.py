@@ -15,7 +15,7 @@ FLOOR = {
     "engines": 1, "store": 1, "scenario": 1,
     "analysis": 2, "telemetry": 2, "wire": 2, "doctor": 2, "launch": 2,
     "report": 3, "load": 3, "compare": 3,
-    "cli": 4, "command": 4, "__main__": 4,
+    "cli": 4, "command": 4, "search": 4, "__main__": 4,
 }  # fmt: skip
 
 HEAVY = ["locust", "gevent", "pynvml", "duckdb", "numpy", "docker", "influxdb_client"]

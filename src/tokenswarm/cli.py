@@ -187,6 +187,51 @@ def diff(run_a: Path, run_b: Path, form: str | None, confidence: float) -> None:
     show_diff(run_a, run_b, form or "text", confidence)
 
 
+@main.command(epilog="Exit codes: 0 found, 1 no rate met the SLOs, 2 usage, 3 a run was not valid.")
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--slo",
+    "slos",
+    multiple=True,
+    metavar="EXPR",
+    help="What must hold, as 'ttft_user_s.p95 < 0.5' (of every model) or a whole gate; repeatable. "
+    "Else: 99 % within the slo of each model.",
+)
+@click.option("--from", "start", type=click.FloatRange(0, min_open=True), default=1.0,
+              show_default=True, help="The first rate, requests a second.")  # fmt: skip
+@click.option("--to", "highest", type=click.FloatRange(0, min_open=True), default=1024.0,
+              show_default=True, help="No rate above this one.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True,
+              help="Runs at each rate; the majority decides.")  # fmt: skip
+@click.option("--precision", type=click.FloatRange(0.005, 1), default=0.05, show_default=True,
+              help="End when the rate is known to this share.")  # fmt: skip
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    metavar="TARGET=URL",
+    help="Another address for a target of the scenario; repeatable.",
+)
+@click.option("--duration", "duration_s", type=float, metavar="S", help="Seconds of each run.")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True,
+              help="Worker processes of each run.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/search"),
+              show_default=True, help="Runs, search.json and search.html go here.")  # fmt: skip
+def search(scenario: Path, slos: tuple[str, ...], start: float, highest: float, repeats: int,
+           precision: float, urls: tuple[str, ...], duration_s: float | None, workers: int,
+           out: Path) -> None:  # fmt: skip
+    """Find the highest rate at which SCENARIO meets its SLOs, and draw the curve.
+
+    \b
+    tokenswarm search scenarios/open-loop.yaml --slo 'ttft_user_s.p95 < 0.5' --from 4
+    """
+    from tokenswarm.command import RunCommand
+    from tokenswarm.search import Search, run_search
+
+    command = RunCommand(scenario, urls, duration_s=duration_s, workers=workers, out=out)
+    sys.exit(run_search(Search(command, slos, start, highest, repeats, precision)))
+
+
 @main.command()
 @click.argument("scenario", type=click.Path(path_type=Path), required=False)
 @click.option(
