@@ -34,20 +34,19 @@ class _Device:
         if reader is None:
             raise UsageError("gpu.source none has no memory to look at")
         self._reader = reader
+        self._names: list[str] = []
 
     def used_bytes(self) -> int | None:
         try:
-            used = [s.vram_used_bytes for s in self._reader.sample()]
+            samples = self._reader.sample()
         except TelemetryGap:
             return None
-        known = [u for u in used if u is not None]
+        self._names = [s.name for s in samples]  # readers are for one thread: this one
+        known = [s.vram_used_bytes for s in samples if s.vram_used_bytes is not None]
         return sum(known) if known else None
 
     def names(self) -> list[str]:
-        try:
-            return [s.name for s in self._reader.sample()]
-        except TelemetryGap:
-            return []
+        return self._names
 
     def close(self) -> None:
         self._reader.close()

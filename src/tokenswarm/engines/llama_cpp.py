@@ -17,6 +17,7 @@ from tokenswarm.engines.protocol import (
     Residency,
     ResidencyState,
 )
+from tokenswarm.engines.sheet import Sheet
 from tokenswarm.errors import TargetError
 
 RUNNING = "llamacpp:requests_processing"
@@ -40,6 +41,21 @@ class LlamaCpp(OpenAi):
     """
 
     engine: ClassVar[str] = "llama-cpp"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="llama.cpp server",
+        told_by="`/props`",
+        ready="`/health` is 200",
+        residency="`/health` and `/props`; a router's `/v1/models`",
+        load="its start; a router's `/models/load`",
+        unload="its end; a router's `/models/unload`",
+        sleep="by itself when idle (`--sleep-idle-seconds`)",
+        timings="`timings` on the last event",
+        overload="503 while it loads, else a queue",
+        quirks=(
+            "Closes the connection after a stream; a router limits models by count and not by"
+            " memory."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs(
         exact_length={"ignore_eos": True}, token_id_prompts=True, tokenize=True,
         keeps_connections=False,

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from tokenswarm.engines.openai import OpenAi, listed_models, names
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
+from tokenswarm.engines.sheet import Sheet
 
 TITLE = "llama.cpp Python API"
 NOTE = (
@@ -22,6 +23,22 @@ class LlamaCppPython(OpenAi):
     """
 
     engine: ClassVar[str] = "llama-cpp-python"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="llama-cpp-python server",
+        told_by="the title of `/openapi.json`",
+        ready="`/v1/models` answers",
+        residency="an only model is resident; of several it does not say",
+        load="a request",
+        unload="no way",
+        sleep="no",
+        timings="none, and no usage in streams",
+        overload=(
+            "one request at a time; a new one cancels the last unless `interrupt_requests=false`"
+        ),
+        quirks=(
+            "Answers for a model it does not have with its first one; stands still while it loads."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs(
         exact_length={}, min_tokens=True, stream_usage=False, request_ids=False
     )

@@ -8,6 +8,7 @@ from tokenswarm.engines.control import Server
 from tokenswarm.engines.news import News
 from tokenswarm.engines.openai import OpenAi, done, listed_models, names, until
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency, ResidencyState
+from tokenswarm.engines.sheet import Sheet
 from tokenswarm.errors import TargetError
 
 STATES: dict[str, ResidencyState] = {"ready": "resident", "starting": "loading"}
@@ -19,6 +20,21 @@ class LlamaSwap(OpenAi):
     """Which knobs work depends on the servers behind it, so it promises none."""
 
     engine: ClassVar[str] = "llama-swap"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="llama-swap",
+        told_by="`/running`",
+        ready="`/running` answers",
+        residency="`/running`, news from `/api/events`",
+        load="a request of one token",
+        unload="`/api/models/unload/MODEL`",
+        sleep="no",
+        timings="those of the server behind it",
+        overload="429 above 10 requests a model",
+        quirks=(
+            "Takes requests out of order to swap less; with `sendLoadingState` it streams "
+            "text while it loads."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs()
     news: ClassVar[News | None] = News("/api/events", b"modelStatus")
     unloads: ClassVar[bool] = True

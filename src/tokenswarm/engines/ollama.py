@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from tokenswarm.engines.control import Server, said
 from tokenswarm.engines.openai import OpenAi, count, done, until
 from tokenswarm.engines.protocol import EngineInfo, Knobs, Residency
+from tokenswarm.engines.sheet import Sheet
 from tokenswarm.errors import TargetError
 
 NEVER_S = 10 * 365 * 86400.0
@@ -20,6 +21,21 @@ class Ollama(OpenAi):
     """It has no way to force an output length, to count tokens or to say how busy it is."""
 
     engine: ClassVar[str] = "ollama"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="Ollama",
+        told_by="`/api/version` and `/api/ps` together",
+        ready="`/api/version` answers",
+        residency="`/api/ps`; omits what is loading, may block during a load",
+        load="a request, or one without a prompt",
+        unload="`keep_alive: 0`, then until `/api/ps` no longer lists it",
+        sleep="no",
+        timings="`*_duration` of the native API; `load_duration` counts all waiting",
+        overload="503 for models that have to be loaded, endless queues for others",
+        quirks=(
+            "Ends loads whose client has gone; `num_ctx` in a request loads anew; the "
+            "shortest keep-alive goes first, not the least used."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs(keep_alive=True)
     unloads: ClassVar[bool] = True
 

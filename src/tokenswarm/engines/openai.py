@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tokenswarm.engines.control import Reply, Server, said
 from tokenswarm.engines.news import News
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency
+from tokenswarm.engines.sheet import Sheet
 from tokenswarm.errors import TargetError
 
 POLL_S = 0.05
@@ -21,6 +22,18 @@ class OpenAi:
     tls_verify: bool = True
 
     engine: ClassVar[str] = "openai"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="OpenAI's API alone",
+        told_by="`/v1/models`",
+        ready="`/v1/models` answers",
+        residency="does not say",
+        load="no way",
+        unload="no way",
+        sleep="no",
+        timings="none",
+        overload="its own",
+        quirks="Nothing shows a cold start: every request counts as warm.",
+    )
     knobs: ClassVar[Knobs] = Knobs()
     news: ClassVar[News | None] = None
     unloads: ClassVar[bool] = False

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from tokenswarm.engines.news import News
+from tokenswarm.engines.sheet import Sheet
 
 ResidencyState = Literal["absent", "loading", "resident", "asleep", "partial"]
 
@@ -84,6 +85,10 @@ class Adapter(Protocol):
     @property
     def engine(self) -> str:
         """The engine's slug."""
+
+    @property
+    def sheet(self) -> Sheet:
+        """What a person wants to know of it."""
 
     @property
     def knobs(self) -> Knobs:

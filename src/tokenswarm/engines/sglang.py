@@ -7,6 +7,7 @@ from tokenswarm.engines.control import Server
 from tokenswarm.engines.openai import OpenAi, done, listed_models, names
 from tokenswarm.engines.prometheus import samples
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency
+from tokenswarm.engines.sheet import Sheet
 from tokenswarm.errors import TargetError
 
 RUNNING = "sglang:num_running_reqs"
@@ -19,6 +20,24 @@ class Sglang(OpenAi):
     """Residency from `/ready`; older servers have none and say nothing."""
 
     engine: ClassVar[str] = "sglang"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="SGLang",
+        told_by="`/server_info` with `version` and a model's path",
+        ready="`/ready`; `/v1/models` where older",
+        residency="`/ready`",
+        load="its start",
+        unload="its end",
+        sleep=(
+            "`/release_memory_occupation` when idle; without a CPU backup weights are loaded "
+            "from disk afterwards"
+        ),
+        timings="metrics with `--enable-metrics`",
+        overload="a queue, or 503",
+        quirks=(
+            "`/health` generates a token, so it is never asked; has Ollama's routes without "
+            "counts; its share is of what is free when it starts."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs(
         exact_length={"ignore_eos": True}, min_tokens=True, token_id_prompts=True
     )

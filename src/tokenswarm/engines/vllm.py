@@ -9,6 +9,7 @@ from tokenswarm.engines.control import Server
 from tokenswarm.engines.openai import OpenAi, count, done, listed_models, names
 from tokenswarm.engines.prometheus import Sample, samples
 from tokenswarm.engines.protocol import EngineInfo, Knobs, LoadFigures, Residency, ResidencyState
+from tokenswarm.engines.sheet import Sheet
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
@@ -26,6 +27,22 @@ class Vllm(OpenAi):
     without either always holds its model."""
 
     engine: ClassVar[str] = "vllm"
+    sheet: ClassVar[Sheet] = Sheet(
+        title="vLLM",
+        told_by="`/version` with `owned_by: vllm` or `vllm:` metrics",
+        ready="`/health` is 200",
+        residency="`/is_sleeping`, else the sleep metric; without either always resident",
+        load="its start",
+        unload="its end",
+        sleep="`/sleep?level=`; level 2 wakes weights, reloads them, then wakes the cache",
+        timings="metrics of its own",
+        overload="a growing queue",
+        quirks=(
+            "Asleep `/health` is 200 and requests hang; the level is read from the query "
+            "alone; its share is of the whole GPU, and a start while another changes its "
+            "memory fails."
+        ),
+    )
     knobs: ClassVar[Knobs] = Knobs(
         exact_length={"ignore_eos": True}, min_tokens=True, token_id_prompts=True, tokenize=True
     )
