@@ -161,6 +161,18 @@ def test_who_got_nothing_long_after_the_load_stood_in_line_for_another() -> None
     assert event.waiters == 1  # it was sent in the same moment
 
 
+def test_whoever_got_the_model_at_once_before_a_poll_saw_it_waited_for_nothing() -> None:
+    gone = request("yi", 1.0, None, status="timeout", error_kind="total_timeout", end=2.0)
+    asked = [gone, request("yi", 3.2, 0.1, server_load_s=0.001)]
+    told = residency(*((t / 2, "yi", "absent" if t < 7 else "resident", {}) for t in range(12)))
+    device, shown = (columns_of(n, r) for n, r in zip(
+        ("gpu", "gpu_process"), gpu(("yi", 1, 1.4, END_S, 2)), strict=True))  # fmt: skip
+    stays = engine_stays(columns_of("residency", told), columns_of("engine", []), T0_NS)
+    stays += process_stays(shown, device, T0_NS)
+    names = find(requests(columns_of("request", asked)), stays, [], T0_NS).strata.name
+    assert list(names) == ["swap_trigger", "warm"]
+
+
 def test_requests_of_one_moment_belong_to_one_load() -> None:
     table = requests(columns_of("request", [
         request("yi", 1.0, 2.0), request("yi", 1.004, 2.0), request("yi", 0.9, 2.1),

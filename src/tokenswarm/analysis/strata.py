@@ -1,11 +1,11 @@
 """Who paid for a model coming in: one stratum for every request.
 
 swap_trigger: the earliest request for the model that comes in. swap_waiter: other requests for
-it sent in [t0, t4], but not one that was still served before the load began. swap_collateral: a
-request for another model that overlaps [t0, t4] and whose wait for the first token, or longest
-stall, exceeds max(50 ms, 3 x that model's warm P99 of the same). warm: all others. The words hold
-for a cold start that displaced nobody as well. Where one request fits several, the first of this
-order wins.
+it sent in [t0, t4], but not one that was still served before the load began, nor one whose server
+says that it had the model before. swap_collateral: a request for another model that overlaps
+[t0, t4] and whose wait for the first token, or longest stall, exceeds max(50 ms, 3 x that model's
+warm P99 of the same). warm: all others. The words hold for a cold start that displaced nobody as
+well. Where one request fits several, the first of this order wins.
 
 The warm P99 is taken over ok requests that are neither trigger nor waiter and overlap no
 [t0, t4]; a model without any is judged by its lower quartile over ok requests that are neither
@@ -74,7 +74,8 @@ def _sent_within(requests: Requests, w: Window) -> Ints:
     )
     near = np.arange(lo, hi, dtype=np.int64)
     mine = (requests.model[near] == w.model) & (requests.target[near] == w.target)
-    waited = ~(requests.t_first[near] < w.began_s)
+    had = requests.came_in[near] + requests.load[near]  # its server says that it had the model
+    waited = ~(requests.t_first[near] < w.began_s) & ~(had < w.t4_s - ONE_MOMENT_S)
     return near[np.asarray(mine & waited, dtype=np.bool_)]
 
 
