@@ -169,6 +169,8 @@ def compare_events(
             if id(t) in paired:
                 continue
             fit = [e for e in left if _same(t, e, by_trigger)]
+            if by_trigger and t.too_short(sample_s):
+                fit = [e for e in fit if not any(_nearer(u, t, e) for u in true)]
             if fit:
                 best = min(fit, key=lambda e: abs(e["t0_s"] - t.marks["t0"]))
                 left.remove(best)
@@ -185,6 +187,15 @@ def compare_events(
                 out.left_out += 1
             else:
                 out.errors.setdefault((mark, side), []).append(error_s)
+
+
+def _nearer(u: TrueEvent, t: TrueEvent, e: Event) -> bool:
+    """Whether `e`, which has the trigger of `t`, shows the load of `u`: requests of one moment may
+    be taken for each other, their loads lie apart."""
+    if u is t or u.model != t.model or e.get("t3_s") is None:
+        return False
+    at: float = e["t3_s"]
+    return abs(u.marks["t3"] - at) < abs(t.marks["t3"] - at)
 
 
 def _same(t: TrueEvent, e: Event, by_trigger: bool) -> bool:

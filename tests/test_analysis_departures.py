@@ -226,3 +226,17 @@ def test_a_request_that_came_late_to_its_server_waited_for_the_same_load(late_s:
     (event,) = found(rows, gpu(("yi", 1, 2.7, END_S, 2)), told)
     assert (event.trigger_id, event.waiters) == ("yi@1", 1)
     assert event.t4_s == pytest.approx(3.0, abs=0.005)
+
+
+def test_the_victim_goes_when_it_goes_and_not_when_the_model_itself_fell_asleep() -> None:
+    asked = [
+        request("a", 0.5, 0.1), request("b", 1.9, 0.4), request("a", 1.95, 1.25),
+        request("a", 6.0, 0.1), request("b", 2.5, 0.1),
+    ]  # fmt: skip
+    processes = gpu(
+        ("a", 1, 0, 2.0, 3), ("a", 1, 2.0, 3.1, 0.3), ("a", 1, 3.1, END_S, 3),
+        ("b", 2, 0, 2.1, 0.3), ("b", 2, 2.1, 3.0, 3), ("b", 2, 3.0, END_S, 0.3),
+    )  # fmt: skip
+    events = {e.model_in: e for e in found(asked, processes, [])}
+    assert (events["a"].model_out, events["b"].model_out) == ("b", "a")
+    assert events["a"].t1_s == pytest.approx(3.0, abs=0.075)

@@ -118,6 +118,21 @@ def test_a_load_that_died_between_two_samples_cannot_be_missed() -> None:
     assert len(compared(of=told(asked, [longer])).missed) == 1
 
 
+def test_a_load_is_not_missed_for_one_of_the_same_moment_that_was_too_short() -> None:
+    gone: dict[str, Any] = {"outcome": "aborted", "ready_unix_ns": None, "displaced": [],
+                            "killed_unix_ns": None, "freed_unix_ns": None}  # fmt: skip
+    asked = [request(n, "a", 1.0, 0.9, outcome="cancelled", granted_unix_ns=None) for n in (1, 2)]
+    seen = load(1, "a", 1, end_unix_ns=ns(1.9), **gone)
+    short = load(2, "a", 2, load_unix_ns=ns(2.0), end_unix_ns=ns(2.0), **gone)
+    of = told(asked, [seen, short])
+    none: dict[str, Any] = {"model_out": "none", "t1_s": None, "t2_s": None, "t4_s": None,
+                            "t5_s": None, "trigger_id": "r2"}  # fmt: skip
+    out = compared(event(**none, t3_s=1.45), of=of)
+    assert (len(out.missed), len(out.false), len(out.unseen)) == (0, 0, 1)
+    out = compared(event(**none, t3_s=2.01), of=of)
+    assert (len(out.missed), len(out.false)) == (1, 0)
+
+
 def test_who_was_evicted_for_a_load_that_never_began_may_be_taken_for_the_next_ones() -> None:
     asked = [request(1, "a", 1.0, 1.02), request(2, "c", 0.9, 0.2, outcome="cancelled")]
     for_nothing = load(2, "c", 2, displaced=["d"], outcome="aborted", load_unix_ns=None,

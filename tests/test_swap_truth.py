@@ -5,16 +5,20 @@ import pytest
 from tests.swap_truth import Totals, differences, line, play_all, table
 
 SWAPS = 100
-# What drawn scenarios are held to here. The aim is all of them, and `python -m tests.swap_truth`
-# measures by that; what is known to be wrong still: whose requests failed as it was evicted counts
-# as crashed, and a load in part is missed between two polls.
-EVENTS, REQUESTS = 0.97, 0.99
+EVENTS, REQUESTS = 0.98, 0.99
+MARKS, MARKS_RATIO = 20, 2.0
+"""What a hundred swaps are held to. `python -m tests.swap_truth` holds a thousand to all of them,
+and to marks within the precision of the side that gave them (docs/swap-accuracy.md); here a bound
+leaves room for one or two in a hundred, so that no build fails for chance alone."""
+REDRAWS = 2
+"""A machine that stands still for over 0.1 s makes no looks and takes no requests meanwhile: what
+went on then nobody can tell. So many scenarios that differ may be drawn anew for that."""
 
 
 @pytest.fixture(scope="module")
 def totals() -> Totals:
     """Scenarios from a drawn seed on, of different sorts; every seed is printed."""
-    found = play_all(SWAPS, 1, None)
+    found = play_all(SWAPS, 1, None, redraws=REDRAWS)
     print(table(found))
     return found
 
@@ -40,3 +44,8 @@ def test_nearly_every_event_has_more_than_one_witness(totals: Totals) -> None:
 
 def test_who_paid_is_who_was_held_up(totals: Totals) -> None:
     assert totals.strata >= REQUESTS, _said(totals)
+
+
+def test_marks_lie_where_things_happened(totals: Totals) -> None:
+    marks = {key: ratio for key, (n, _, ratio) in totals.marks().items() if n >= MARKS}
+    assert {key: ratio for key, ratio in marks.items() if ratio > MARKS_RATIO} == {}

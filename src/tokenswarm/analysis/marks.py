@@ -59,7 +59,7 @@ def marks_of(c: Coldstart, memory: DeviceMemory | None) -> Marks:
 def _leaving(marks: Marks, c: Coldstart, memory: DeviceMemory | None) -> None:
     """t1 and t2: the first victim goes, memory is at its lowest."""
     gone = [*c.victims, *([c.own] if c.own else [])]
-    if c.slept and c.slept.end_s > c.t0_s:  # it fell asleep while somebody asked for it
+    if not gone and c.slept and c.slept.end_s > c.t0_s:  # it fell asleep while it was asked for
         gone.append(c.slept)
     if gone:
         seen = sorted(gone, key=lambda s: (s.side != "gpu", s.last_s))
