@@ -79,8 +79,16 @@ def seconds(
         in_flight=_in_flight(requests, edges[1:]),
         vram_used_bytes=_numbers(used, 0),
         headroom_bytes=_numbers(left, 0),
-        swapping=[any(e.t0_s < s + 1 and ready_s(e) >= s for e in events) for s in range(n)],
+        swapping=_swapping(events, edges),
     )
+
+
+def _swapping(events: Sequence[SwapEvent], edges: Floats) -> list[bool]:
+    """Whether an event is going on, [t0, t4], in each second between two `edges`."""
+    found = np.zeros(len(edges) - 1, dtype=np.bool_)
+    for e in events:
+        found |= (edges[1:] > e.t0_s) & (edges[:-1] <= ready_s(e))
+    return [bool(x) for x in found]
 
 
 def _numbers(values: Floats, digits: int) -> Numbers:

@@ -385,6 +385,7 @@ def crashed(requests: Requests, stay: Stay) -> bool:
     failed = ended[near & mine & spoken_to]
     if not len(failed):
         return False
-    rows = np.flatnonzero(np.asarray(requests.model == stay.model, dtype=np.bool_))
-    spoke = np.concatenate([requests.t_first[rows], requests.t_last[rows]])
-    return not np.any((spoke > failed.max() + CUT_S) & (spoke < stay.last_s))
+    after, until = failed.max() + CUT_S, stay.last_s
+    mine_in = (rows for (_, model), rows in requests.groups.items() if model == stay.model)
+    spoke = (at[rows] for rows in mine_in for at in (requests.t_first, requests.t_last))
+    return not any(np.any((at > after) & (at < until)) for at in spoke)

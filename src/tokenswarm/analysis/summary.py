@@ -139,7 +139,10 @@ def _total(values: Floats) -> int | None:
 
 
 def _count(values: Texts) -> dict[str, int]:
-    return dict(sorted(Counter(map(str, values.tolist())).items()))
+    found: Counter[str] = Counter()
+    for value, n in Counter(values.tolist()).items():
+        found[str(value)] += n
+    return dict(sorted(found.items()))
 
 
 def _model(facts: Facts, m: Measured, index: int, name: str) -> ModelFigures:
