@@ -155,6 +155,7 @@ def test_a_run_that_is_on_gets_every_row_once_into_its_spool(told: Story, tmp_pa
     rows = [name for source, _, name, _ in spooled(run.spool) if source == "watch"]
     assert rows.count("request_stratum") == said.requests == len(told.rows["request"])
     assert rows.count("swap") == said.swaps == len(events) == len(told.loads)
+    assert rows.count("swap_active") >= 2 * len(events), "up and down again"
     assert msgspec.json.decode(msgspec.json.encode(events[0]))["model_in"] == events[0].model_in
 
 

@@ -319,8 +319,8 @@ def ship(path: Path, influx_url: str | None, bucket: str, org: str, token_file: 
 def watch(run_dir: Path, delay_s: float, step_s: float, until_eof: bool, quiet: bool) -> None:
     """Follow a run: print each cold start and swap once it is sealed, one JSON object a line.
 
-    A run's master starts one by itself, whose rows of swap and request_stratum go to the run's
-    spool, each once; another one beside it only prints. Ends with the run.
+    A run's master starts one by itself, whose rows (swap, swap_active, request_stratum) go to the
+    run's spool, each once; another one beside it only prints. Ends with the run.
 
     \b
     tokenswarm watch runs/20261122t163015z-k3f9qa --delay 15

@@ -1,17 +1,16 @@
 """A run's own rows: what the manifest knows of it (run), its final figures (run_summary), and when
 a model was being brought in (swap_active)."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenswarm.analysis.figures import ModelFigures, Stratum, Summary, SwapEvent
+from tokenswarm.analysis.figures import ModelFigures, Stratum, Summary
+from tokenswarm.analysis.rows import active_rows
 from tokenswarm.clock import slug
 from tokenswarm.store import parquet
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
 SOURCE = "analysis"
-SECOND = 1_000_000_000
 ALL = "all"
 """Tag for all models together, and for all strata of a model."""
 
@@ -57,39 +56,6 @@ def summary_rows(manifest: Manifest, summary: Summary) -> list[list[Any]]:
         ]
     times = range(manifest.t0_unix_ns, manifest.t0_unix_ns + len(rows))
     return [_row("run_summary", at, t, **cells) for at, (t, cells) in zip(times, rows, strict=True)]
-
-
-def active_rows(manifest: Manifest, events: Sequence[SwapEvent]) -> list[list[Any]]:
-    """Rows of swap_active: 0 at a target's start, 1 from t0 of a cold start to its first token
-    (else the last mark known), once a second, and 0 after it."""
-    rows = []
-    for target in dict.fromkeys(e.target for e in events):
-        tags = {"run_id": manifest.run_id, "target": target}
-        busy = [_busy_ns(manifest, e) for e in events if e.target == target]
-        for at, active in _steps(manifest.t0_unix_ns, sorted(busy)):
-            rows.append(_row("swap_active", at, tags, active=active))
-    return rows
-
-
-def _busy_ns(manifest: Manifest, e: SwapEvent) -> tuple[int, int]:
-    last = e.t5_s if e.t5_s is not None else max(m for m in (e.t0_s, e.t1_s, e.t2_s, e.t3_s, e.t4_s)
-                                                 if m is not None)  # fmt: skip
-    return (manifest.t0_unix_ns + int(e.t0_s * 1e9), manifest.t0_unix_ns + int(last * 1e9))
-
-
-def _steps(start: int, busy: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """(time, 0 or 1), times strictly increasing, of spans that may overlap or touch."""
-    yield start, 0
-    last = start
-    for begin, end in busy:
-        at = max(begin, last + 1)
-        while at < end:
-            yield at, 1
-            last = at
-            at += SECOND
-        if end > last:
-            yield end, 0
-            last = end
 
 
 def _of_run(s: Summary) -> dict[str, Any]:

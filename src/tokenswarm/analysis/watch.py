@@ -24,11 +24,11 @@ from tokenswarm.analysis.evidence import SIDES, evidence
 from tokenswarm.analysis.figures import SwapEvent
 from tokenswarm.analysis.growing import Growing, growing
 from tokenswarm.analysis.requests import COLUMNS, Requests, requests
-from tokenswarm.analysis.rows import stratum_rows, swap_row
+from tokenswarm.analysis.rows import active_rows, stratum_rows, swap_row
 from tokenswarm.analysis.swaps import Found
 from tokenswarm.errors import SourceBusyError, SpoolError
 from tokenswarm.store import reading
-from tokenswarm.store.derived import LIVE
+from tokenswarm.store.derived import LIVE, LIVE_MEASUREMENTS
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import REQUEST_STRATUM, SWAP
 from tokenswarm.store.spool import Writer
@@ -53,7 +53,7 @@ class Said(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What one look sealed: events, and rows of swap and request_stratum in schema order."""
+    """What one look sealed: events, and rows of LIVE_MEASUREMENTS in schema order."""
 
     events: list[SwapEvent]
     rows: list[Pair]
@@ -91,7 +91,7 @@ class Watch:
     _last_s: float = -np.inf
     """When the look before this one was: what ended long before it is sealed."""
     _times: dict[str, set[int]] = field(
-        default_factory=lambda: {"swap": set(), "request_stratum": set()}
+        default_factory=lambda: {name: set() for name in LIVE_MEASUREMENTS}
     )
 
     def take(self, pairs: Iterable[Pair]) -> None:
@@ -106,7 +106,7 @@ class Watch:
             self._times[name].add(row[0])
             if name == "request_stratum":
                 self._told.add(row[_STRATUM_ID])
-            else:
+            elif name == "swap":
                 self._windows.append(_window_of(row))
 
     def look(self, now_s: float, *, over: bool = False) -> Sealed:
@@ -126,6 +126,9 @@ class Watch:
         horizon_s = np.inf if over else now_s - self.delay_s
         events = self._sealed_events(found, horizon_s)
         rows: list[Pair] = [("swap", swap_row(self.manifest.run_id, e)) for e in events]
+        active = active_rows(self.manifest, events)
+        # that nothing was going on at t0 is for the report to say
+        rows += [("swap_active", r) for r in active if r[0] != self.manifest.t0_unix_ns]
         rows += self._sealed_requests(found, table, horizon_s)
         return Sealed(events, [self._apart(name, row) for name, row in rows])
 
@@ -254,6 +257,6 @@ def _take(watch: Watch, run: RunDir, position: reading.Position) -> None:
 
 def _count(said: Said, sealed: Sealed, took_s: float) -> None:
     said.swaps += len(sealed.events)
-    said.requests += len(sealed.rows) - len(sealed.events)
+    said.requests += sum(name == "request_stratum" for name, _ in sealed.rows)
     said.looks += 1
     said.cpu_s = round(said.cpu_s + took_s, 3)

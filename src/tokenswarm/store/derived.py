@@ -15,7 +15,7 @@ from tokenswarm.store.schema import MEASUREMENTS
 
 SOURCE = "analysis"
 LIVE = "watch"
-LIVE_MEASUREMENTS = ("swap", "request_stratum")
+LIVE_MEASUREMENTS = ("swap", "swap_active", "request_stratum")
 PIECE_ROWS = 50_000
 
 

@@ -1,7 +1,7 @@
 """swap_active: when a model was being brought in, as steps that a dashboard can shade."""
 
 from tests.written_summary import event
-from tokenswarm.analysis.runrows import active_rows
+from tokenswarm.analysis.rows import active_rows
 from tokenswarm.store.rundir import Manifest
 
 T0 = 1_000_000_000_000
