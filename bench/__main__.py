@@ -3,10 +3,16 @@
 import argparse
 import sys
 
-from bench import accuracy, hot_path, report, ship
+from bench import accuracy, hot_path, report, scale, ship
 from bench.server import BenchError
 
-BENCHMARKS = {"accuracy": accuracy, "hot_path": hot_path, "report": report, "ship": ship}
+BENCHMARKS = {
+    "accuracy": accuracy,
+    "hot_path": hot_path,
+    "report": report,
+    "scale": scale,
+    "ship": ship,
+}
 
 
 def parser() -> argparse.ArgumentParser:
