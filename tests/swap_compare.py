@@ -30,7 +30,7 @@ class TrueEvent:
     trigger: str
     marks: dict[str, float]
     load: truth.Load
-    maybe: frozenset[str] = frozenset()  # evicted for somebody else who then did not come
+    maybe: frozenset[str] = frozenset()  # evicted for somebody else who then was not seen to come
     unsure: frozenset[str] = frozenset()  # victims whose own load may as well have been broken off
 
     @property
@@ -40,8 +40,15 @@ class TrueEvent:
 
     def too_short(self, sample_s: float) -> bool:
         """Whether its process came and died between two GPU samples, so that nobody can know."""
-        lasted_s = self.marks["end"] - self.marks["t3"]
-        return self.outcome in ("aborted", "error") and lasted_s < SEEN_SAMPLES * sample_s
+        return too_short(self.load, sample_s)
+
+
+def too_short(load: truth.Load, sample_s: float) -> bool:
+    """Whether `load` never began, or came to nothing before two samples could have shown it."""
+    if load.load_unix_ns is None:
+        return True
+    lasted_s = (load.end_unix_ns - load.load_unix_ns) / 1e9
+    return load.outcome in ("aborted", "error") and lasted_s < SEEN_SAMPLES * sample_s
 
 
 @dataclass
@@ -73,6 +80,7 @@ class Told:
     t0_unix_ns: int
     slugs: dict[str, str]
     seen: "dict[str, Lengths]"
+    sample_s: float = 0.05
 
     def s(self, unix_ns: int | None) -> float | None:
         return None if unix_ns is None else (unix_ns - self.t0_unix_ns) / 1e9
@@ -113,7 +121,7 @@ class Told:
         for_nothing = frozenset(
             names.get(m, m)
             for x in self.told.loads
-            if x.load_unix_ns is None and x.killed_unix_ns is not None
+            if x.load != load.load and too_short(x, self.sample_s) and x.killed_unix_ns is not None
             for m in x.displaced
             if x.killed_unix_ns <= load.end_unix_ns and x.end_unix_ns >= (load.demand_unix_ns or 0)
         )

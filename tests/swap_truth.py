@@ -99,10 +99,10 @@ def play_again(folder: Path) -> Played:
 
 def compare(drawn: Drawn, run: RunDir, read: truth.Truth) -> Played:
     """What analysis made of `run` beside what the simulator told."""
-    told = Told(read, run.read_manifest().t0_unix_ns, *asked(run))
+    sample_s = drawn.scenario["telemetry"]["gpu"]["interval_s"]
+    told = Told(read, run.read_manifest().t0_unix_ns, *asked(run), sample_s)
     found = msgspec.json.decode(run.summary.read_bytes())["swaps"]["events"]
     out, events = Compared(), told.events()
-    sample_s = drawn.scenario["telemetry"]["gpu"]["interval_s"]
     compare_events(events, found, sample_s, told.stood_still(), out)
     rows = parquet.read(run, "request_stratum", ["id", "stratum"])
     ours = dict(zip(map(str, rows["id"]), map(str, rows["stratum"]), strict=True))
@@ -314,8 +314,8 @@ wait within the client's 5 ms of the rule's bound, two requests of one model sen
 one who gave up within 1.5 samples of the load that another one then caused, and waits that the
 machine made on which all this ran. Victims that could be either: one whose load was complete
 within 5 ms of its only client's giving up (it went as a load that is broken off goes), and one that
-was evicted for somebody who then did not come. Loads that failed or were broken off within two GPU
-samples are left out unless they were found.
+was evicted for somebody who then did not come, or not for long enough to be seen. Loads that failed
+or were broken off within two GPU samples are left out unless they were found.
 
 Sorts of scenarios: {families}.
 

@@ -240,3 +240,18 @@ def test_the_victim_goes_when_it_goes_and_not_when_the_model_itself_fell_asleep(
     events = {e.model_in: e for e in found(asked, processes, [])}
     assert (events["a"].model_out, events["b"].model_out) == ("b", "a")
     assert events["a"].t1_s == pytest.approx(3.0, abs=0.075)
+
+
+def test_a_model_was_ready_before_its_first_token_by_the_time_that_it_takes_to_speak() -> None:
+    asked = [
+        request("yi", 1.0, 2.02, id="trigger"),
+        request("yi", 2.9, 0.12, id="waiter"),
+        request("yi", 3.01, 0.02, id="warm"),
+        *(request("yi", 5.0 + i, 0.02) for i in range(3)),
+    ]
+    processes = gpu(("yi", 1, 0, 1.2, 0.3), ("yi", 1, 1.2, END_S, 3))
+    device, shown = (columns_of(n, r) for n, r in zip(
+        ("gpu", "gpu_process"), processes, strict=True))  # fmt: skip
+    table = requests(columns_of("request", asked))
+    names = find(table, process_stays(shown, device, T0_NS), [], T0_NS).strata.name
+    assert list(names[:3]) == ["swap_trigger", "swap_waiter", "warm"]

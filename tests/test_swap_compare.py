@@ -173,6 +173,17 @@ def test_who_gave_up_as_a_load_began_may_have_caused_it(gave_up_s: float, wrong:
     assert len(out.wrong_strata) == wrong
 
 
+def test_who_was_evicted_for_a_load_too_short_to_be_seen_may_be_taken_for_the_next_ones() -> None:
+    asked = [request(1, "a", 1.0, 1.02), request(2, "c", 0.9, 0.2, outcome="cancelled")]
+    for end_s, missed in ((1.1, 0), (1.3, 1)):
+        short = load(2, "c", 2, displaced=["d"], outcome="aborted", load_unix_ns=ns(1.06),
+                     killed_unix_ns=ns(1.05), ready_unix_ns=None,
+                     end_unix_ns=ns(end_s))  # fmt: skip
+        of = told(asked, [load(1, "a", 1), short])
+        out = compared(event(model_out="b-and-d"), of=of)
+        assert len([t for t in out.missed if t.model == "a"]) == missed
+
+
 def test_loads_that_nobody_of_ours_asked_for_and_those_that_never_began_are_no_events() -> None:
     asked = [request(1, "a", 1.0, 1.02)]
     started = load(1, "a", 99)

@@ -10,7 +10,7 @@ from tokenswarm.analysis.columns import Ints
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
 from tokenswarm.analysis.slopes import Move
-from tokenswarm.analysis.strata import Window
+from tokenswarm.analysis.strata import FLOOR_S, Window
 from tokenswarm.analysis.vram import Line
 
 
@@ -164,6 +164,17 @@ class _Line:
 def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
     first = float(requests.t_first[trigger])
     t5 = None if np.isnan(first) else first
-    t4 = a.ready_s if a.ready_known or t5 is None else t5
     t0 = float(requests.t_sent[trigger])
-    return Coldstart(a, trigger, t0, max(t0, min(t4, t5 if t5 is not None else t4)), t5)
+    t4 = a.ready_s
+    if t5 is not None:
+        spoke = t5 if a.members else t5 - _quickest_s(requests, a)
+        t4 = min(t4, spoke) if a.ready_known else spoke
+    return Coldstart(a, trigger, t0, max(t0, t4), t5)
+
+
+def _quickest_s(requests: Requests, a: Arrival) -> float:
+    """The shortest time in which the model ever gave a first token: so long before one it was
+    ready. 0 where that was long enough for a wait: it was never warm, as far as anybody knows."""
+    waits = requests.ttft[requests.groups[(a.target, a.model)]]
+    quickest = float(np.nanmin(waits, initial=FLOOR_S))
+    return quickest if quickest < FLOOR_S else 0.0
