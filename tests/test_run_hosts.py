@@ -160,3 +160,32 @@ def test_a_slow_link_a_cut_and_a_kill_lose_nothing_but_what_a_killed_worker_had_
 def manifest_duration(scenario: dict[str, Any] | None) -> float:
     assert scenario is not None
     return float(scenario["duration_s"])
+
+
+def test_a_run_whose_master_was_killed_is_collected_by_a_new_one(tmp_path: Path) -> None:
+    with site(tmp_path) as at:
+        master = at.master(open_scenario(tmp_path, duration_s=120), "--expect-workers", "4")
+        for number in (0, 1):
+            at.workers(number)
+        run = at.run()
+        until(lambda: len(records(run)) > 60)
+        os.kill(master.pid, signal.SIGKILL)
+        master.wait()
+        time.sleep(2)
+        assert run.read_manifest().end_unix_ns is None
+        again = at.at_hub(
+            *LOCUST, "-f", str(ROOT / "locustfiles" / "mix.py"), "--master",
+            "--master-bind-host", "0.0.0.0", "--web-port", "18089",
+        )  # fmt: skip
+        until(run.report.is_file, 60)
+        os.kill(again.pid, signal.SIGTERM)
+        finished(again)
+        served, said = at.served(), at.said()
+    ids = [r["id"] for r in records(run)]
+    assert len(ids) == len(set(ids)), "nothing is there twice"
+    assert set(ids) == served, said
+    manifest = run.read_manifest()
+    assert len(manifest.ended) >= 4
+    assert any("its master died" in note for note in manifest.notes)
+    late = max(r["t_sent_s"] for r in records(run))
+    assert late < 60, "the load stops with its master"

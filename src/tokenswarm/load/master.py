@@ -20,6 +20,7 @@ from tokenswarm import __version__, native
 from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
+from tokenswarm.load.collector import Collector
 from tokenswarm.load.deal import shares
 from tokenswarm.load.dealer import Dealer
 from tokenswarm.load.form import Form
@@ -102,6 +103,8 @@ class Master:
             runner.register_message(TIME, self._on_time)
             runner.register_message(link.BATCH, self._on_batch)
             runner.register_message(DRAINED, self._on_drained)
+            runs = Path(self._options.runs_dir).absolute()
+            self._collector = Collector(runner, runs, lambda run_dir: finish_run(run_dir, []))
 
     # -- start
     def _on_start(self, environment: Any, **_: Any) -> None:
@@ -296,12 +299,17 @@ class Master:
         answer(self._runner, msg.node_id, msg.data)
 
     def _on_batch(self, environment: Any, msg: Any, **_: Any) -> None:
-        if self.run is not None and self.run.receiver is not None:
-            self.run.receiver.take(msg.node_id, msg.data)
+        run = self.run
+        if run is None or msg.data["run_id"] != run.manifest.run_id:
+            self._collector.take(msg.node_id, msg.data)
+        elif run.receiver is not None:
+            run.receiver.take(msg.node_id, msg.data)
 
     def _on_drained(self, environment: Any, msg: Any, **_: Any) -> None:
         if self.run is not None and msg.data["run_id"] == self.run.manifest.run_id:
             self.run.drained[msg.node_id] = msg.data
+        else:
+            self._collector.ended(msg.node_id, msg.data)
 
     # -- end
     def _on_stopping(self, environment: Any, **_: Any) -> None:

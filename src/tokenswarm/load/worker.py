@@ -15,6 +15,7 @@ from gevent.event import AsyncResult, Event
 
 from tokenswarm.clock import SAME_CLOCK, Clocks, slug
 from tokenswarm.load import link
+from tokenswarm.load.collector import ORPHAN
 from tokenswarm.load.deal import Deal, shares
 from tokenswarm.load.generator import Drained, Generator
 from tokenswarm.load.start import RunStart
@@ -53,6 +54,7 @@ class Worker:
         runner.register_message(DEAL, self._on_deal)
         runner.register_message(DRAIN, self._on_drain, concurrent=True)
         runner.register_message(link.ACK, self._on_ack)
+        runner.register_message(ORPHAN, self._on_orphan, concurrent=True)
         events = environment.events
         events.report_to_master.add_listener(self._on_report)
         events.test_stopping.add_listener(self._on_stopping)
@@ -112,6 +114,12 @@ class Worker:
         generator, sender = self.generator, self._sender
         if generator and sender and msg.data["run_id"] == generator.start.run_id:
             sender.acknowledge(int(msg.data["next_seq"]))
+
+    def _on_orphan(self, environment: Any, msg: Any, **_: Any) -> None:
+        """Another master than the run's own has our rows: ours is dead, and so is the load."""
+        generator = self.generator
+        if generator is not None and msg.data["run_id"] == generator.start.run_id:
+            self._end(ORPHAN_DRAIN_S)
 
     # -- Locust's events
     def _on_report(self, client_id: str, data: dict[str, Any]) -> None:
