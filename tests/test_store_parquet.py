@@ -197,7 +197,7 @@ def test_a_build_in_many_pieces_keeps_every_row(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "PIECE_ROWS", 7)
-    monkeypatch.setattr(parquet, "PIECE_LIST_ITEMS", 11)
+    monkeypatch.setattr(parquet, "PIECE_BYTES", 700)
     monkeypatch.setattr(parquet, "INSERT_ROWS", 30)
     with Writer(run.spool, "w0") as writer:
         for i in range(100):

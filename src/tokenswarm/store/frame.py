@@ -13,10 +13,10 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -36,7 +36,9 @@ _LIKELY_AT = _CRC.size + 4 + 5
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[str, list[Any]]]).decode
+_split = msgspec.msgpack.Decoder(list[tuple[str, msgspec.Raw]]).decode
 
+T = TypeVar("T")
 Row = list[Any]
 Pair = tuple[str, Row]
 
@@ -66,9 +68,16 @@ class Frame:
 
     def rows(self) -> list[Pair]:
         """`(measurement, row)` in order of sequence numbers. SpoolError: not rows."""
+        return self._with(_decode)
+
+    def packed(self) -> list[tuple[str, msgspec.Raw]]:
+        """The same with every row as it lies there, in msgpack; whether it is one is not seen."""
+        return self._with(_split)
+
+    def _with(self, decode: Callable[[memoryview], list[tuple[str, T]]]) -> list[tuple[str, T]]:
         try:
-            rows = _decode(self.payload)
-        except msgspec.DecodeError as e:
+            rows = decode(self.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
             raise SpoolError(f"frame {self.first_seq} of {self.source}: not rows: {e}") from e
         if len(rows) != self.count:
             raise SpoolError(

@@ -10,31 +10,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from operator import itemgetter
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenswarm.errors import SpoolError, UsageError
+from tokenswarm.store import packed
 from tokenswarm.store.columns import SQL_TYPES, Column, Constant, column, constant
 from tokenswarm.store.derived import LIVE
 from tokenswarm.store.frame import Row
 from tokenswarm.store.inventory import Inventory
+from tokenswarm.store.packed import Packed
 from tokenswarm.store.row import INT64
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS, Kind, Measurement
 from tokenswarm.store.spool import Batch, Reader
 
 # few enough rows that turning them into columns stays in the processor's cache
-PIECE_ROWS = 1_000
-PIECE_LIST_ITEMS = 250_000
+PIECE_ROWS = 2_000
+PIECE_BYTES = 1_000_000
 # enough rows that an INSERT's own cost does not show
 INSERT_ROWS = 20_000
-INSERT_LIST_ITEMS = 2_500_000
+INSERT_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def build(run: RunDir) -> BuildReport:
     refused_rows: Counter[str] = Counter()
     with _building(run) as inserter:
         tables = {m.name: _Table(inserter, m) for m in MEASUREMENTS.values()}
-        for batch in reader.batches():
+        for batch in reader.packed():
             if batch.source == LIVE:
                 continue
             for name, (taken, seqs) in _by_measurement(batch).items():
@@ -122,7 +124,7 @@ def write(run: RunDir, measurement: str, rows: Iterable[Row], source: str) -> in
         table = _Table(inserter, MEASUREMENTS[measurement])
         numbered = enumerate(rows)
         while piece := list(islice(numbered, PIECE_ROWS)):
-            table.take([row for _, row in piece], [seq for seq, _ in piece], source)
+            table.take(_pack(measurement, piece), [seq for seq, _ in piece], source)
         any_rows = table.flush()
         if refused := table.refused_rows + table.refused_values:
             raise SpoolError(f"{measurement}: not of the schema: {dict(refused)}")
@@ -180,13 +182,21 @@ def _derived(
     return f'CAST({term} AS {SQL_TYPES[kind]}) AS "{name}"'
 
 
-def _by_measurement(batch: Batch) -> dict[str, tuple[list[Row], Sequence[int]]]:
+def _pack(measurement: str, rows: Iterable[tuple[int, Row]]) -> list[Packed]:
+    """Numbered rows in msgpack. SpoolError: a value that has no place there."""
+    try:
+        return [Packed(msgspec.msgpack.encode(row)) for _, row in rows]
+    except (TypeError, ValueError, OverflowError) as e:
+        raise SpoolError(f"{measurement}: not of the schema: {e}") from e
+
+
+def _by_measurement(batch: Batch[Packed]) -> dict[str, tuple[list[Packed], Sequence[int]]]:
     """The rows of each measurement in a batch, and their numbers."""
     names = {name for name, _ in batch.rows}
     seqs = range(batch.first_seq, batch.first_seq + len(batch.rows))
     if len(names) == 1:
         return {names.pop(): ([row for _, row in batch.rows], seqs)}
-    groups: dict[str, tuple[list[Row], list[int]]] = {name: ([], []) for name in sorted(names)}
+    groups: dict[str, tuple[list[Packed], list[int]]] = {name: ([], []) for name in sorted(names)}
     for seq, (name, row) in zip(seqs, batch.rows, strict=True):
         rows, numbers = groups[name]
         rows.append(row)
@@ -254,23 +264,22 @@ class _Table:
         self._inserter, self._con = inserter, inserter.con
         self._width = len(measurement.columns)
         self._kinds = kinds(measurement)
-        self._lists = [i for i, kind in enumerate(self._kinds.values()) if kind == "ints"]
-        self._rows: list[Row] = []
+        self._own = list(self._kinds.values())[: self._width]
+        self._rows: list[Packed] = []
         self._seqs: list[int] = []
         self._sources: list[str] = []
-        self._items = 0
+        self._bytes = 0
         self._pieces: list[list[Column | Constant]] = []
-        self._piece_rows = self._piece_items = 0
+        self._piece_rows = self._piece_bytes = 0
         self._created = False
 
-    def take(self, rows: list[Row], seqs: Sequence[int], source: str) -> None:
+    def take(self, rows: list[Packed], seqs: Sequence[int], source: str) -> None:
         """Take over rows of `source` with their numbers; pass on what has come together."""
         self._rows += rows
         self._seqs += seqs
         self._sources += [source] * len(rows)
-        if self._lists:
-            self._items += self._weight(rows)
-        if len(self._rows) >= PIECE_ROWS or self._items >= PIECE_LIST_ITEMS:
+        self._bytes += sum(map(len, rows))
+        if len(self._rows) >= PIECE_ROWS or self._bytes >= PIECE_BYTES:
             self._cut_piece()
 
     def flush(self) -> bool:
@@ -301,48 +310,50 @@ class _Table:
         partial.replace(path)
         return int(copied[0]) if copied else 0
 
-    def _weight(self, rows: list[Row]) -> int:
-        """Items in the lists of `rows`."""
-        try:
-            return sum(sum(map(len, filter(None, map(itemgetter(i), rows)))) for i in self._lists)
-        except (TypeError, IndexError):  # rows of another shape, or something else for a list
-            lists = (r[i] for r in rows for i in self._lists if i < len(r))
-            return sum(len(v) for v in lists if type(v) is list)
-
     def _cut_piece(self) -> None:
         """Turn the rows at hand into columns, counting what the columns refuse."""
-        self._refuse_misshapen()
-        columns = [*zip(*self._rows, strict=True), self._sources, self._seqs]
-        piece: list[Column | Constant] = []
+        piece = packed.columns(self._rows, self._own) or self._one_by_one()
         if self._rows:
-            for (name, kind), values in zip(self._kinds.items(), columns, strict=True):
-                made = constant(kind, values) or column(kind, values)
-                piece.append(made)
+            piece.append(constant("str", self._sources) or column("str", self._sources))
+            piece.append(column("int", self._seqs))
+            for name, made in zip(self._kinds, piece, strict=True):
                 if isinstance(made, Column) and made.refused:
                     self.refused_values[f"{self.name}.{name}"] += made.refused
             self._pieces.append(piece)
         self._piece_rows += len(self._rows)
-        self._piece_items += self._items
-        self._rows, self._seqs, self._sources, self._items = [], [], [], 0
-        if self._piece_rows >= INSERT_ROWS or self._piece_items >= INSERT_LIST_ITEMS:
+        self._piece_bytes += self._bytes
+        self._rows, self._seqs, self._sources, self._bytes = [], [], [], 0
+        if self._piece_rows >= INSERT_ROWS or self._piece_bytes >= INSERT_BYTES:
             self._insert()
 
-    def _refuse_misshapen(self) -> None:
-        """Drop rows of another length and rows without a time, counted by reason."""
-        widths = set(map(len, self._rows))
-        if widths == {self._width} and set(map(type, map(itemgetter(0), self._rows))) == {int}:
-            return
-        kept = []
-        for row, seq, source in zip(self._rows, self._seqs, self._sources, strict=True):
+    def _one_by_one(self) -> list[Column | Constant]:
+        """Columns of rows of which some are out of the ordinary; drops what is no row."""
+        found = list(map(self._decoded, self._rows))
+        kept = [row is not None for row in found]
+        self._rows = list(compress(self._rows, kept))
+        self._seqs = list(compress(self._seqs, kept))
+        self._sources = list(compress(self._sources, kept))
+        cells = zip(*compress(found, kept), strict=True)
+        return [
+            constant(kind, values) or column(kind, values)
+            for kind, values in zip(self._own, cells, strict=bool(self._rows))
+        ]
+
+    def _decoded(self, packed_row: Packed) -> Row | None:
+        """The row; None, counted by reason, when it has another length, no time or is none."""
+        try:
+            row = msgspec.msgpack.decode(packed_row, type=Row)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            why = "not a row"
+        else:
             if len(row) != self._width:
-                self.refused_rows[f"{self.name}: {len(row)} values, want {self._width}"] += 1
-            elif type(row[0]) is not int or row[0] not in INT64:
-                self.refused_rows[f"{self.name}: no time in its first value"] += 1
+                why = f"{len(row)} values, want {self._width}"
+            elif type(row[0]) is int and row[0] in INT64:
+                return row
             else:
-                kept.append((row, seq, source))
-        self._rows = [row for row, _, _ in kept]
-        self._seqs = [seq for _, seq, _ in kept]
-        self._sources = [source for _, _, source in kept]
+                why = "no time in its first value"
+        self.refused_rows[f"{self.name}: {why}"] += 1
+        return None
 
     def _insert(self) -> None:
         """Hand the pieces at hand over to DuckDB."""
@@ -357,7 +368,7 @@ class _Table:
                 continue
             columns = [p.column(kind) if isinstance(p, Constant) else p for p in parts]
             terms.append(f'{_term(f"{i}", kind, columns, arrays)} AS "{name}"')
-        self._pieces, self._piece_rows, self._piece_items = [], 0, 0
+        self._pieces, self._piece_rows, self._piece_bytes = [], 0, 0
         select = f"SELECT {', '.join(terms)} FROM arrays"
         self._inserter.put(lambda: self._store(arrays, select, parameters))
 

@@ -1,23 +1,26 @@
 """Reading a spool: all of it in one pass, or what was appended since the last look."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
+
+import msgspec
 
 from tokenswarm.errors import SpoolError
-from tokenswarm.store.frame import SEGMENT, Damage, Frame, Pair, Row, frames
+from tokenswarm.store.frame import SEGMENT, Damage, Frame, Row, T, frames
 from tokenswarm.store.inventory import Inventory, Ranges
 from tokenswarm.store.room import removed
 from tokenswarm.store.segment import number_of, segments
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one source, numbered from `first_seq` on, not seen before."""
+class Batch(Generic[T]):
+    """Rows of one source, numbered from `first_seq` on, not seen before, by measurement."""
 
     source: str
     first_seq: int
-    rows: list[Pair]
+    rows: list[tuple[str, T]]
 
 
 class Reader:
@@ -33,12 +36,19 @@ class Reader:
             if self.sources[frame.source].add(frame):
                 yield frame
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch[Row]]:
         """Every row once, decoded."""
+        return self._batches(Frame.rows)
+
+    def packed(self) -> Iterator[Batch[msgspec.Raw]]:
+        """Every row once, as it lies there."""
+        return self._batches(Frame.packed)
+
+    def _batches(self, read: Callable[[Frame], list[tuple[str, T]]]) -> Iterator[Batch[T]]:
         for path, frame in self._all():
             found = self.sources[frame.source]
             try:
-                rows = frame.rows()
+                rows = read(frame)
             except SpoolError as e:
                 found.damages.append(Damage(path, frame.offset, str(e), len(frame.data)))
                 continue
