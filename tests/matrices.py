@@ -23,12 +23,20 @@ def profile(name: str) -> dict[str, Any]:
     return found
 
 
+def quick(data: dict[str, Any]) -> dict[str, Any]:
+    """The profile with servers that start in no time and weights that are read in no time."""
+    data["host"] = {"disk_bytes_per_s": 1e11, "cache_bytes_per_s": 1e11}
+    for server in data["servers"]:
+        server |= {"import_s": 0.1, "profile_s": 0.05, "init_s": 0.05}
+    return data
+
+
 def written(path: Path, data: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
 
 
-def twin(folder: Path, requests: int = 10, repeats: int = 1) -> dict[str, Any]:
+def twin(folder: Path, requests: int = 8, repeats: int = 1) -> dict[str, Any]:
     """The simulated twin with few requests and one drill of the smallest model."""
     data = shipped("three-models-simulated")
     data["cool_down_s"], data["settle_s"] = 0.1, 0.25
@@ -41,7 +49,7 @@ def twin(folder: Path, requests: int = 10, repeats: int = 1) -> dict[str, Any]:
 
 def like_h200(folder: Path) -> Path:
     """scenarios/vllm-h200.matrix.yaml, its servers simulated, the greedy one as well."""
-    simulated = profile("rtx5090-servers")
+    simulated = quick(profile("rtx5090-servers"))
     greedy = dict(simulated["servers"][0], name="vllm-greedy", memory_ratio=0.9)
     simulated["servers"].append(greedy)
     box = written(folder / "box.yaml", simulated)
@@ -58,7 +66,7 @@ def like_h200(folder: Path) -> Path:
     solution["command"], solution["arguments"] = STAND_IN, ["--port", "{port}"]
     for server in solution["servers"]:
         server["arguments"], server["port"] = [f"vllm-{server['name']}"], 0
-    data["loads"][0]["requests"], data["loads"][1]["duration_s"] = 32, 2
+    data["loads"] = [dict(data["loads"][1], duration_s=2)]
     return written(folder / "like-h200.matrix.yaml", data)
 
 

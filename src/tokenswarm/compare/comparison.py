@@ -132,7 +132,7 @@ def solutions(matrix: Matrix, journal: Journal, folder: Path) -> list[Solution]:
     return [
         msgspec.structs.replace(
             s,
-            memory_ratio=_ratio(s.vram_total_bytes, least),
+            memory_ratio=_ratio(s.vram_total_bytes, least) if s.serves_all else None,
             speed_ratio=_ratio(speeds.get(s.name), slowest),
         )
         for s in found

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from tokenswarm.analysis.bootstrap import enough, mean_draws, percentile_draws
-from tokenswarm.analysis.columns import Floats
+from tokenswarm.analysis.columns import Floats, floats
 from tokenswarm.analysis.compare import ALL, Side
 from tokenswarm.analysis.figures import STRATA, Percentiles
 from tokenswarm.analysis.percentiles import nearest_rank
@@ -20,6 +20,9 @@ from tokenswarm.store.rundir import RunDir
 CONFIDENCE = 0.95
 SEED = 20261128
 BLOCKS = 1000
+BLOCKS_WANTED, SHORTEST_S, LONGEST_S = 20, 1.0, 5.0
+"""So many blocks of time a load is cut into for the interval of its throughput, and how long each
+may be: what follows closely is not independent."""
 Z = 1.959964  # of 95 %
 
 
@@ -32,7 +35,7 @@ def figures_of(run: RunDir, about: LoadFigures) -> LoadFigures:
     return msgspec.structs.replace(
         about, verdict=s.verdict, requests=s.requests,
         success=share(sum(m.by_status.get("ok", 0) for m in figures), s.requests),
-        tok_s=_tok_s(found), mean_e2e_s=mean(e2e), p95_e2e_s=percentile(e2e, 0.95),
+        tok_s=_tok_s(run, found), mean_e2e_s=mean(e2e), p95_e2e_s=percentile(e2e, 0.95),
         ttft_s=_spread(found, "ttft_s"),
         itl_s=figures[0].itl_s if len(figures) == 1 else _worst([m.itl_s for m in figures]),
         goodput_rps=_sum([m.goodput_rps for m in figures]),
@@ -97,16 +100,20 @@ def _worst(spreads: Sequence[Percentiles]) -> Percentiles:
     return max(spreads, key=lambda s: s.p95 or 0.0)
 
 
-def _tok_s(found: Side) -> Value:
-    blocks = [v for v in found.tokens.values() if len(v)]
-    value = found.summary.output_tok_s
-    if not blocks:
-        return Value(value)
-    sums = np.sum(blocks, axis=0)
-    if not enough(len(sums), 0.5):
-        return Value(value, len(sums))
-    low, high = _bounds(mean_draws(sums, _rng()))
-    return Value(value, len(sums), low, high)
+def _tok_s(run: RunDir, found: Side) -> Value:
+    """Over the load without drain; the interval by blocks of time, at a request's end."""
+    value, load_s = found.summary.output_tok_s, found.summary.load_s or 0.0
+    width_s = min(max(load_s / BLOCKS_WANTED, SHORTEST_S), LONGEST_S)
+    n = int(load_s // width_s)
+    if not enough(n, 0.5):
+        return Value(value, n)
+    ended = parquet.query(run, "SELECT t_last_token_s, output_tokens FROM request")
+    at, tokens = floats(ended, "t_last_token_s"), floats(ended, "output_tokens")
+    inside = (at >= 0) & (at < n * width_s) & ~np.isnan(tokens)
+    place = (at[inside] // width_s).astype(np.int64)
+    blocks = np.bincount(place, weights=tokens[inside], minlength=n)[:n] / width_s
+    low, high = _bounds(mean_draws(blocks, _rng()))
+    return Value(value, n, low, high)
 
 
 def _energy(run: RunDir, load_s: float | None, tok_s: float | None) -> float | None:
