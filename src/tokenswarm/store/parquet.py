@@ -161,7 +161,9 @@ def write_columns(
     with _building(run) as inserter:
         inserter.con.register("arrays", arrays)
         sql = f"COPY (SELECT {', '.join(terms)} FROM arrays) TO {quoted(partial)}"
-        inserter.con.execute(f"{sql} (FORMAT parquet, USE_TMP_FILE false)", parameters)
+        inserter.con.execute(
+            f"{sql} (FORMAT parquet, PARQUET_VERSION v2, USE_TMP_FILE false)", parameters
+        )
     partial.replace(path)
     return count
 
@@ -304,7 +306,7 @@ class _Table:
         order = "time_ns, spool_source, spool_seq"
         copied = self._con.execute(
             f'COPY (SELECT * FROM "{self.name}" ORDER BY {order}) TO {quoted(partial)} '
-            "(FORMAT parquet, USE_TMP_FILE false)"
+            "(FORMAT parquet, PARQUET_VERSION v2, USE_TMP_FILE false)"
         ).fetchone()
         self._con.execute(f'DROP TABLE "{self.name}"')
         partial.replace(path)
