@@ -146,3 +146,30 @@ def test_a_browser_zooms_by_keyboard_from_the_swap_table(done: Analysis, tmp_pat
             assert "taken over" not in opened.title()
         assert seen.errors == []
         assert [u for u in seen.requests if not u.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.live
+def test_a_browser_shows_one_crosshair_in_all_charts_and_every_event(
+    done: Analysis, tmp_path: Path
+) -> None:
+    from tests.browser import page as browser
+
+    html = tmp_path / "report.html"
+    html.write_text(render(done.summary, done.timeline, done.distributions), "utf-8")
+    with browser() as (opened, seen):
+        opened.goto(html.as_uri())
+        over = opened.locator(".uplot .u-over").nth(1)
+        over.scroll_into_view_if_needed()
+        over.hover(position={"x": 200, "y": 40})
+        opened.wait_for_function(
+            """() => {
+              const at = [...document.querySelectorAll(".uplot .u-cursor-x")]
+                .map((line) => line.style.transform);
+              return at.length > 3 && new Set(at).size === 1 && at[0].startsWith("translate(200px");
+            }"""
+        )
+        rows = opened.locator("table.swaps tbody tr").count()
+        assert rows == len(done.summary.swaps.events) > 0
+        assert f"{rows}, the costliest first" in opened.locator("#h-swaps").inner_text()
+    assert not seen.errors
+    assert seen.requests == [html.as_uri()]

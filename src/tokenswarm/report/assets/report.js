@@ -256,7 +256,7 @@
     const total = gpu.total_bytes == null ? null : gpu.total_bytes / GIB;
     const spec = stackSpec(x, parts, of, {});
     return {
-      title: line.memory.length > 1 ? `VRAM ${gpu.name}` : "VRAM", unit: `GiB in use, ${known.length ? "by model" : "all processes"} (${gpu.source})`,
+      title: line.memory.length > 1 ? `VRAM ${gpu.name}` : "VRAM", unit: `GiB in use, ${known.length ? "by model, grey: everything else, dashed: all there is" : "all processes"} (${gpu.source})`,
       height: 150, points: false, ...spec,
       scale: { range: (u, min, max) => [0, (total ?? max) * 1.06] }, axis: {},
       draw: (u) => {
