@@ -29,6 +29,7 @@ from tests.running import (
 )
 from tokenswarm.sim import truth
 from tokenswarm.store.rundir import RunDir
+from tokenswarm.store.spool import rows
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +145,10 @@ def test_a_slow_link_a_cut_and_a_kill_lose_nothing_but_what_a_killed_worker_had_
     assert len(ids) == len(set(ids)), "nothing is there twice"
     dead = {r["worker"] for r in got} - set(manifest.ended)
     assert len(dead) == 1, (manifest.ended, said)
+    (name,) = dead
+    spooled = [row for source, _, _, row in rows(spool_of(tmp_path / "host0")) if source == name]
+    here = [row for source, _, _, row in rows(run.spool) if source == name]
+    assert len(here) == len(spooled), "what it had written, its sibling has sent"
     missing = served - set(ids)
     assert {name.split("-")[0] for name in missing} <= dead, "only the killed worker lost any"
     assert len(missing) <= 64
@@ -155,6 +160,12 @@ def test_a_slow_link_a_cut_and_a_kill_lose_nothing_but_what_a_killed_worker_had_
     late = max(r["t_intended_s"] for r in got)
     assert late > manifest_duration(manifest.scenario) - 1, "the schedule went on to its end"
     assert fair(code, tmp_path / "hub"), said
+
+
+def spool_of(folder: Path) -> Path:
+    """The spool that the workers of a host keep of their own."""
+    (run,) = run_dirs(folder / "runs")
+    return run.spool
 
 
 def manifest_duration(scenario: dict[str, Any] | None) -> float:

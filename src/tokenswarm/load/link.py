@@ -17,8 +17,9 @@ from typing import Any
 import gevent
 import msgspec
 
+from tokenswarm.errors import SpoolError
 from tokenswarm.store.frame import Frame
-from tokenswarm.store.spool import Position, Writer, follow
+from tokenswarm.store.spool import Position, Writer, follow, segments
 
 BATCH = "tokenswarm-batch"
 ACK = "tokenswarm-ack"
@@ -73,6 +74,8 @@ class FrameSender:
     def _new(self) -> Iterator[Frame]:
         """Frames as they are written, each held until it is acknowledged."""
         for frame in follow(self._spool, self._position, self._source):
+            if frame.end <= self.acknowledged:
+                continue
             self._unacknowledged[frame.first_seq] = frame
             yield frame
 
@@ -83,6 +86,47 @@ class FrameSender:
         packed = zlib.compress(msgspec.msgpack.encode([f.data for f in frames]), ZLIB_LEVEL)
         data = {"run_id": self._run_id, "source": self._source, "frames": packed}
         self._runner.send_message(BATCH, data)
+
+
+class Rescue:
+    """What workers that died left in a spool of this host, on its way to the master.
+
+    A source without a living writer is taken over (locked), so that one worker sends it.
+    """
+
+    def __init__(self, runner: Any, run_id: str, spool: Path, own: str) -> None:
+        self._runner, self._run_id, self._spool, self._own = runner, run_id, spool, own
+        self._taken: dict[str, tuple[Writer, FrameSender]] = {}
+
+    def look(self) -> None:
+        """Take over what nobody writes any more."""
+        for source in segments(self._spool):
+            ended = self._mark(source).exists()
+            if source == self._own or source in self._taken or ended:
+                continue
+            try:
+                writer = Writer(self._spool, source)
+            except SpoolError:
+                continue  # alive, or in other hands
+            sender = FrameSender(self._runner, self._run_id, self._spool, source)
+            self._taken[source] = writer, sender
+
+    def ended(self) -> None:
+        """Our own source is complete and needs nobody."""
+        self._mark(self._own).touch()
+
+    def _mark(self, source: str) -> Path:
+        return self._spool / f".{source}.ended"
+
+    def acknowledge(self, source: str, next_seq: int) -> None:
+        if source in self._taken:
+            self._taken[source][1].acknowledge(next_seq)
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until the master has all of it, or the time is over."""
+        for writer, sender in self._taken.values():
+            sender.finish(writer.next_seq, timeout_s)
+            writer.close()
 
 
 class FrameReceiver:

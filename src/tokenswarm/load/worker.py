@@ -33,6 +33,7 @@ DRAINED = "tokenswarm-drained"
 MASTER_LOST_S = 4.0
 ORPHAN_DRAIN_S = 10.0
 LINK_END_S = 60.0
+RESCUE_END_S = 15.0
 HELLO_S = 0.5
 
 
@@ -44,6 +45,7 @@ class Worker:
         self.generator: Generator | None = None
         self._began_s = 0.0
         self._sender: link.FrameSender | None = None
+        self._rescue: link.Rescue | None = None
         self._drained: AsyncResult | None = None
         self._parent = os.getppid()
         self._welcome = Event()
@@ -94,9 +96,12 @@ class Worker:
         offset = self._clock.offset or SAME_CLOCK
         self.generator = Generator(start, folder / "spool", worker, own, offset)
         self._began_s = self.generator.clock.run_s(perf_counter())
-        self._sender = None
+        self._sender = self._rescue = None
         if not shared:
-            self._sender = link.FrameSender(self._runner, start.run_id, folder / "spool", worker)
+            spool = folder / "spool"
+            self._sender = link.FrameSender(self._runner, start.run_id, spool, worker)
+            self._rescue = link.Rescue(self._runner, start.run_id, spool, worker)
+            self._rescue.look()
 
     def _on_deal(self, environment: Any, msg: Any, **_: Any) -> None:
         """Another worker came, went or came back: who sends what from here on."""
@@ -106,6 +111,8 @@ class Worker:
         if msg.data["run_id"] == generator.start.run_id:
             deals = msgspec.convert(msg.data["deals"], list[Deal])
             generator.pace.redeal(shares(deals, self._runner.client_id))
+            if self._rescue is not None:
+                self._rescue.look()
 
     def _on_drain(self, environment: Any, msg: Any, **_: Any) -> None:
         self._end(float(msg.data["drain_s"]))
@@ -113,7 +120,10 @@ class Worker:
     def _on_ack(self, environment: Any, msg: Any, **_: Any) -> None:
         generator, sender = self.generator, self._sender
         if generator and sender and msg.data["run_id"] == generator.start.run_id:
-            sender.acknowledge(int(msg.data["next_seq"]))
+            if msg.data["source"] == generator.worker:
+                sender.acknowledge(int(msg.data["next_seq"]))
+            elif self._rescue is not None:
+                self._rescue.acknowledge(msg.data["source"], int(msg.data["next_seq"]))
 
     def _on_orphan(self, environment: Any, msg: Any, **_: Any) -> None:
         """Another master than the run's own has our rows: ours is dead, and so is the load."""
@@ -151,6 +161,11 @@ class Worker:
         linked = True
         if self._sender is not None:
             linked = self._sender.finish(drained.rows, LINK_END_S)
+        if self._rescue is not None:
+            if linked:
+                self._rescue.ended()
+            self._rescue.look()
+            self._rescue.finish(RESCUE_END_S)
         self._tell(generator, drained, linked)
         self._drained.set(drained)
 
