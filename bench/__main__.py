@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from bench import accuracy, hot_path, report, scale, ship
+from bench import accuracy, hot_path, parquet, report, scale, ship
 from bench.server import BenchError
 
 BENCHMARKS = {
     "accuracy": accuracy,
     "hot_path": hot_path,
+    "parquet": parquet,
     "report": report,
     "scale": scale,
     "ship": ship,

@@ -125,7 +125,26 @@ def report(path: Path) -> int:
     return done.summary.requests
 
 
-STEPS = {"build": build, "report": report}
+def floor(path: Path) -> int:
+    """Decode the spool's frames and have DuckDB write its Parquet files again."""
+    from tokenswarm.store import parquet
+    from tokenswarm.store.rundir import RunDir
+    from tokenswarm.store.spool import Reader
+
+    run = RunDir.open(path)
+    rows = sum(len(batch.rows) for batch in Reader(run.spool).batches())
+    with parquet.connect(path / ".duckdb") as con:
+        for file in sorted(path.glob("*.parquet")):
+            copy = file.with_suffix(".again")
+            con.execute(
+                f"COPY (SELECT * FROM read_parquet({parquet.quoted(file)})) "
+                f"TO {parquet.quoted(copy)} (FORMAT parquet, PARQUET_VERSION v2)"
+            )
+            copy.unlink()
+    return rows
+
+
+STEPS = {"build": build, "report": report, "floor": floor}
 
 
 def main(step: str, run_dir: str) -> None:

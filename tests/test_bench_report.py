@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench is no part of the package, and pytest knows no root
 
-from bench import million, report  # noqa: E402
+from bench import million, parquet, report  # noqa: E402
 from bench.__main__ import parser  # noqa: E402
 from bench.report import Cost, overruns  # noqa: E402
 from tokenswarm.analysis.run import analyse  # noqa: E402
@@ -68,3 +68,17 @@ def test_the_command_prints_both_and_ends_with_its_verdict(
     assert "spool to Parquet, telemetry:" in said
     assert "analysis and report:" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_spools_are_built_beside_their_floor_and_judged_by_the_median(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["parquet", "--requests", "300", "--telemetry-rows", "900", "--rounds", "1"]
+    code = parquet.run(parser().parse_args([*argv, "--dir", str(tmp_path)]))
+    told = capsys.readouterr().out
+    assert code == ("over budget" in told)
+    assert all(kind in told for kind in ("telemetry", "requests", "x floor"))
+    floor = Cost(1000, 1.0, 0.004, 1)
+    rounds = [parquet.Round(Cost(1000, 1.0, cpu_s, 1), floor) for cpu_s in (0.005, 0.006, 0.02)]
+    assert parquet.overruns({"telemetry": rounds[:2] + rounds[:1]}) == []
+    assert parquet.overruns({"requests": rounds}) == ["requests: 1.20 x"]
