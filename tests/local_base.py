@@ -11,6 +11,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pip
+
 LEFT_OUT = {
     "site-packages",
     "dist-packages",
@@ -31,6 +33,7 @@ def base_image() -> bytes:
         done: set[str] = set()
         for path in (*_python(), *_libraries()):
             _add(tar, path, done)
+        _pip(tar)
         _busybox(tar)
         _link(tar, "usr/bin/python3", str(Path(sys.executable).resolve()))
         _directory(tar, "tmp", 0o1777)
@@ -77,6 +80,15 @@ def _add(tar: tarfile.TarFile, path: Path, done: set[str]) -> None:
             done.add(str(parent))
             _directory(tar, str(parent), 0o755)
     _file(tar, name, path.read_bytes(), path.stat().st_mode & 0o755 | 0o444)
+
+
+def _pip(tar: tarfile.TarFile) -> None:
+    """This environment's pip, beside the standard library: every Python looks there."""
+    source = Path(pip.__file__).parent
+    target = str(Path(os.__file__).parent).lstrip("/")
+    for path in source.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            _file(tar, f"{target}/pip/{path.relative_to(source)}", path.read_bytes())
 
 
 def _busybox(tar: tarfile.TarFile) -> None:
