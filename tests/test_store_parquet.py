@@ -224,6 +224,34 @@ def test_rows_of_several_sources_lie_by_time(run: RunDir) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "times",
+    [{"w0": [1, 2, 3]}, {"w0": [1, 4], "w1": [2, 3]}, {"w0": [2], "w1": [1]}, {"w0": [2, 2, 1]},
+     {"w0": [1, 2], "w1": [2, 3]}, {"w0": [1, 5], "w1": [6, 7]}],
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [1, 2, 100])
+def test_rows_lie_by_time_however_they_were_cut(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, times: dict[str, list[int]], piece: int
+) -> None:
+    monkeypatch.setattr(parquet, "PIECE_ROWS", piece)
+    monkeypatch.setattr(parquet, "INSERT_ROWS", piece)
+    for source, at in times.items():
+        for t in at:
+            spool(run, tick(t), source=source)
+    parquet.build(run)
+    found = parquet.read(run, "tick", ["time_ns", "spool_source", "spool_seq"])
+    rows = [(t, source, seq) for source, at in times.items() for seq, t in enumerate(at)]
+    assert list(zip(*map(plain, found.values()), strict=True)) == sorted(rows)
+
+
+def test_a_file_of_several_row_groups_lies_by_time(run: RunDir) -> None:
+    with Writer(run.spool, "w0") as writer:
+        for i in range(0, 300_000, 5_000):
+            writer.append([tick(t) for t in range(i, i + 5_000)])
+    parquet.build(run)
+    assert parquet.read(run, "tick", ["spool_seq"])["spool_seq"].tolist() == list(range(300_000))
+
+
 def test_damage_and_gaps_are_reported_in_sentences(run: RunDir) -> None:
     with Writer(run.spool, "w0", segment_bytes=1) as writer:
         for i in range(4):

@@ -26,10 +26,10 @@ _Cells: TypeAlias = tuple[Column | Constant, _Places]
 WORD = 8
 _NIL, _FALSE, _TRUE, _FLOAT64 = 0xC0, 0xC2, 0xC3, 0xCB
 _UINT8, _UINT64, _INT8, _INT64 = 0xCC, 0xCF, 0xD0, 0xD3
-_STR8, _STR16, _ARRAY16, _ARRAY32 = 0xD9, 0xDA, 0xDC, 0xDD
+_STR8, _STR16, _ARRAY16 = 0xD9, 0xDA, 0xDC
 
 _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-_lists = msgspec.msgpack.Decoder(list[list[_Int32] | None]).decode
+_list = msgspec.msgpack.Decoder(list[_Int32] | None).decode
 _json = msgspec.json.Encoder().encode
 
 
@@ -169,15 +169,13 @@ def _objects(b: _Bytes, begin: _Places, end: _Places, nil: NDArray[np.bool_]) ->
 
 def _last_lists(b: _Bytes, at: _Places) -> _Cells | None:
     """Lists of integers that are each row's last cell."""
-    nil = b.bytes[at] == _NIL
-    cells = [b.data[i:j] for i, j in zip(at.tolist(), b.ends.tolist(), strict=True)]
-    try:
-        lists = _lists(bytes([_ARRAY32]) + len(cells).to_bytes(4, "big") + b"".join(cells))
+    found = np.empty(len(at), dtype=object)
+    cells = (b.data[i:j] for i, j in zip(at.tolist(), b.ends.tolist(), strict=True))
+    try:  # one by one, so that the numbers of one list lie where those of the last one lay
+        found[:] = [None if (v := _list(cell)) is None else _json(v).decode() for cell in cells]
     except msgspec.DecodeError:
         return None
-    found = np.empty(len(cells), dtype=object)
-    found[:] = [None if v is None else _json(v).decode() for v in lists]
-    return Column(found, nil, 0), b.ends
+    return Column(found, b.bytes[at] == _NIL, 0), b.ends
 
 
 _READ: dict[Kind, Callable[[_Bytes, _Places], _Cells | None]] = {

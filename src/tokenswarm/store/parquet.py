@@ -274,6 +274,7 @@ class _Table:
         self._pieces: list[list[Column | Constant]] = []
         self._piece_rows = self._piece_bytes = 0
         self._created = False
+        self._last_ns, self._in_order = INT64.start - 1, True
 
     def take(self, rows: list[Packed], seqs: Sequence[int], source: str) -> None:
         """Take over rows of `source` with their numbers; pass on what has come together."""
@@ -303,9 +304,9 @@ class _Table:
         """Write the file, in order of time, and drop the table; the number of rows."""
         path = run.parquet(self.name)
         partial = path.with_name(path.name + ".part")
-        order = "time_ns, spool_source, spool_seq"
+        order = "" if self._in_order else "ORDER BY time_ns, spool_source, spool_seq"
         copied = self._con.execute(
-            f'COPY (SELECT * FROM "{self.name}" ORDER BY {order}) TO {quoted(partial)} '
+            f'COPY (SELECT * FROM "{self.name}" {order}) TO {quoted(partial)} '
             "(FORMAT parquet, PARQUET_VERSION v2, USE_TMP_FILE false)"
         ).fetchone()
         self._con.execute(f'DROP TABLE "{self.name}"')
@@ -322,11 +323,19 @@ class _Table:
                 if isinstance(made, Column) and made.refused:
                     self.refused_values[f"{self.name}.{name}"] += made.refused
             self._pieces.append(piece)
+            self._see_order(piece[0])
         self._piece_rows += len(self._rows)
         self._piece_bytes += self._bytes
         self._rows, self._seqs, self._sources, self._bytes = [], [], [], 0
         if self._piece_rows >= INSERT_ROWS or self._piece_bytes >= INSERT_BYTES:
             self._insert()
+
+    def _see_order(self, times: Column | Constant) -> None:
+        """Whether times still rise from row to row, as those of one source do."""
+        if self._in_order and isinstance(times, Column):
+            rising = bool(np.all(times.data[1:] > times.data[:-1]))
+            self._in_order = rising and int(times.data[0]) > self._last_ns
+            self._last_ns = int(times.data[-1])
 
     def _one_by_one(self) -> list[Column | Constant]:
         """Columns of rows of which some are out of the ordinary; drops what is no row."""
