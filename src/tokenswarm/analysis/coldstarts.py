@@ -13,6 +13,9 @@ from tokenswarm.analysis.slopes import Move
 from tokenswarm.analysis.strata import FLOOR_S, Window
 from tokenswarm.analysis.vram import Line
 
+QUICK, QUICK_RATIO = 3, 1.5
+"""So many first tokens that come about equally soon are as soon as the model gives one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Coldstart:
@@ -173,8 +176,10 @@ def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
 
 
 def _quickest_s(requests: Requests, a: Arrival) -> float:
-    """The shortest time in which the model ever gave a first token: so long before one it was
-    ready. 0 where that was long enough for a wait: it was never warm, as far as anybody knows."""
+    """The shortest time in which the model gives a first token: so long before one it was ready.
+    0 where it did so less than thrice, or never in less than a wait: it was hardly ever warm, and
+    that one had waited as well."""
     waits = requests.ttft[requests.groups[(a.target, a.model)]]
-    quickest = float(np.nanmin(waits, initial=FLOOR_S))
-    return quickest if quickest < FLOOR_S else 0.0
+    quick = np.sort(waits[waits < FLOOR_S])[:QUICK]
+    alike = len(quick) == QUICK and quick[-1] <= QUICK_RATIO * quick[0]
+    return float(quick[0]) if alike else 0.0
