@@ -255,3 +255,17 @@ def test_a_model_was_ready_before_its_first_token_by_the_time_that_it_takes_to_s
     table = requests(columns_of("request", asked))
     names = find(table, process_stays(shown, device, T0_NS), [], T0_NS).strata.name
     assert list(names[:3]) == ["swap_trigger", "swap_waiter", "warm"]
+
+
+def test_a_load_that_comes_to_nothing_is_waited_for_until_it_ends() -> None:
+    asked = [
+        request("yi", sent, None, status="timeout", error_kind="total_timeout", end=2.0)
+        for sent in (1.0, 2.8, 3.2)
+    ]
+    told = residency((0.0, "yi", "absent", {}), (11.0, "yi", "absent", {}))
+    device, shown = (columns_of(n, r) for n, r in zip(
+        ("gpu", "gpu_process"), gpu(("yi", 1, 2.0, 3.02, 2)), strict=True))  # fmt: skip
+    stays = engine_stays(columns_of("residency", told), columns_of("engine", []), T0_NS)
+    stays += process_stays(shown, device, T0_NS)
+    names = find(requests(columns_of("request", asked)), stays, [], T0_NS).strata.name
+    assert list(names) == ["swap_trigger", "swap_waiter", "warm"]

@@ -172,6 +172,8 @@ def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
     if t5 is not None:
         spoke = t5 if a.members else t5 - _quickest_s(requests, a)
         t4 = min(t4, spoke) if a.ready_known else spoke
+    elif a.gpu and not a.ready_known:  # it was waited for until its process, or the wait, had ended
+        t4 = max(t4, min(a.gpu.end_s, float(requests.waited_until[trigger])))
     return Coldstart(a, trigger, t0, max(t0, t4), t5)
 
 
