@@ -303,11 +303,11 @@ def table(totals: Totals) -> str:
 PAGE = """# How right swaps and strata are
 
 Made by `python -m tests.swap_truth --swaps 1000 --scenarios 50 --write docs/swap-accuracy.md`: it
-draws scenarios by seed (here {seeds}), plays each with `tokenswarm run` against a simulated box,
-and holds what analysis found against what the simulator knows it did. The box runs 3 to 5 times
-faster than life; GPU samples come every 50 ms, engine polls every 100 to 200 ms. An event counts
-as found when model and victims are right. `python -m tests.swap_truth --seed N --one` plays one of
-them.
+draws scenarios by seed (here {seeds}), plays each with `tokenswarm run` against a
+simulated box, and holds what analysis found against what the simulator knows it did. The box runs
+3 to 5 times faster than life; GPU samples come every 50 ms, engine polls every 100 to 200 ms. An
+event counts as found when model and victims are right. `python -m tests.swap_truth --seed N --one`
+plays one of them.
 
 What cannot be known is not held against either side, and counted. Strata that could be either: a
 wait within the client's 5 ms of the rule's bound, two requests of one model sent within these 5 ms,
