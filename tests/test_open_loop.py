@@ -17,7 +17,7 @@ pytestmark = pytest.mark.live
 
 ONE = {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "hi"},
        "output": {"tokens": 1}}  # fmt: skip
-N, RATE = 2000, 250.0
+N, RATE = 2000, 400.0
 
 
 @dataclass(frozen=True)
