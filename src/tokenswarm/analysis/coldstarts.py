@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenswarm.analysis.arrivals import SLACK_S, Arrival, arrivals
-from tokenswarm.analysis.columns import Ints
+from tokenswarm.analysis.columns import Floats, Ints
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay
 from tokenswarm.analysis.slopes import Move
@@ -79,6 +79,7 @@ def coldstarts(
     queues = {key: _Line(requests, mine) for key, mine in requests.groups.items()}
     coming = arrivals(requests, stays, speed, lines)
     theirs = _Claims(requests, coming)
+    quickest = {key: _quickest_s(requests.ttft[mine]) for key, mine in requests.groups.items()}
     for k, a in enumerate(coming):
         key = (a.target, a.model)
         waiting = queues[key].waiting(a, served.get(key, -np.inf))
@@ -86,7 +87,7 @@ def coldstarts(
         free = _served_by(requests, a, free) or free
         if not free:
             continue
-        start = _bounds(requests, a, free[0])
+        start = _bounds(requests, a, free[0], quickest[key])
         served[key] = start.t4_s + SLACK_S
         taken |= {start.trigger, *a.members}
         found.append(start)
@@ -114,13 +115,17 @@ def _served_by(requests: Requests, a: Arrival, waiting: list[int]) -> list[int]:
     """Of those who were `waiting`, whom `a` can have been brought in for. Whoever got nothing and
     gave up before its process came had not caused it; and where its server told who waited for
     it, whoever got nothing for long after it was ready stood in line for something else."""
-    silent, until = np.isnan(requests.t_first), requests.waited_until
+    first, until = requests.t_first, requests.waited_until
     came_s, over_s = -np.inf, np.inf
     if a.gpu and a.gpu.came and a.gpu.birth_s is not None:
         came_s = (a.gpu.after_s + a.gpu.birth_s) / 2
     if a.members:
         over_s = a.ready_s + SLACK_S
-    return [i for i in waiting if i in a.members or not silent[i] or came_s <= until[i] <= over_s]
+    return [
+        i
+        for i in waiting
+        if i in a.members or not np.isnan(first[i]) or came_s <= until[i] <= over_s
+    ]
 
 
 class _Claims:
@@ -164,24 +169,23 @@ class _Line:
         return [int(i) for i in self._index[lo:hi][self._until[lo:hi] >= since]]
 
 
-def _bounds(requests: Requests, a: Arrival, trigger: int) -> Coldstart:
+def _bounds(requests: Requests, a: Arrival, trigger: int, quickest_s: float) -> Coldstart:
     first = float(requests.t_first[trigger])
     t5 = None if np.isnan(first) else first
     t0 = float(requests.t_sent[trigger])
     t4 = a.ready_s
     if t5 is not None:
-        spoke = t5 if a.members else t5 - _quickest_s(requests, a)
+        spoke = t5 if a.members else t5 - quickest_s
         t4 = min(t4, spoke) if a.ready_known else spoke
     elif a.gpu and not a.ready_known:  # it was waited for until its process, or the wait, had ended
         t4 = max(t4, min(a.gpu.end_s, float(requests.waited_until[trigger])))
     return Coldstart(a, trigger, t0, max(t0, t4), t5)
 
 
-def _quickest_s(requests: Requests, a: Arrival) -> float:
-    """The shortest time in which the model gives a first token: so long before one it was ready.
+def _quickest_s(waits: Floats) -> float:
+    """The shortest time in which a model gives a first token: so long before one it was ready.
     0 where it did so less than thrice, or never in less than a wait: it was hardly ever warm, and
     that one had waited as well."""
-    waits = requests.ttft[requests.groups[(a.target, a.model)]]
     quick = np.sort(waits[waits < FLOOR_S])[:QUICK]
     alike = len(quick) == QUICK and quick[-1] <= QUICK_RATIO * quick[0]
     return float(quick[0]) if alike else 0.0

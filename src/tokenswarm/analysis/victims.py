@@ -5,6 +5,7 @@ begins: so each departure belongs to the event between whose turn and whose load
 is one. What left at another time left by itself (idle, told to, or crashed).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -252,7 +253,10 @@ def _stillborn(
 ) -> list[Stay]:
     """Processes that went before their model ever spoke: of loads that failed or were aborted,
     whether or not the one who asked for them is known."""
-    told = {s.target for s in stays if s.side == "engine"}
+    told: dict[str, list[Stay]] = {}
+    for s in stays:
+        if s.side == "engine":
+            told.setdefault(s.model, []).append(s)
     largest: dict[str, int] = {}
     for s in stays:
         if s.side == "gpu":
@@ -264,16 +268,16 @@ def _stillborn(
         if s.side != "gpu" or not (s.process and s.came and s.went) or id(s) in engine:
             continue
         part = (s.size_bytes or 0) < WHOLE_RATIO * largest[s.model]
-        unlisted = bool(told) and not any(_listed(e, s) for e in stays)
+        unlisted = bool(told) and not _listed(told.get(s.model, []), s)
         if (id(s) in failed or part or unlisted) and not _has_spoken(requests, s):
             found.append(s)
     return found
 
 
-def _listed(engine: Stay, gpu: Stay) -> bool:
-    """Whether the engine told of the model while the process was there."""
-    there = engine.start_s <= gpu.end_s and gpu.start_s <= engine.end_s
-    return engine.side == "engine" and engine.model == gpu.model and there
+def _listed(told: list[Stay], gpu: Stay) -> bool:
+    """Whether the engine told of the model while the process was there. `told`: by start."""
+    i = bisect_right(told, gpu.end_s, key=lambda s: s.start_s)
+    return any(s.end_s >= gpu.start_s for s in told[max(0, i - 4) : i])
 
 
 def _has_spoken(requests: Requests, stay: Stay) -> bool:
