@@ -15,13 +15,13 @@ from gevent.event import Event
 from tokenswarm.clock import SAME_CLOCK, Clock, Offset
 from tokenswarm.engines.probe import adapter
 from tokenswarm.load.client import REAPER
-from tokenswarm.load.deal import Share
 from tokenswarm.load.health import Health
 from tokenswarm.load.meter import ModelMeter
 from tokenswarm.load.pace import Pace, Seat
 from tokenswarm.load.recorder import Recorder
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.target import Route
+from tokenswarm.scenario.deal import Share
 from tokenswarm.scenario.load import from_dict
 from tokenswarm.scenario.model import Model, Scenario, Slo, Target
 from tokenswarm.scenario.plan import Plan

@@ -21,8 +21,6 @@ from tokenswarm.clock import NS, Clocks, machine, new_run_id, slug
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load import link
 from tokenswarm.load.collector import Collector
-from tokenswarm.load.deal import shares
-from tokenswarm.load.dealer import Dealer
 from tokenswarm.load.form import Form
 from tokenswarm.load.generator import Generator
 from tokenswarm.load.live import LiveLine
@@ -38,6 +36,8 @@ from tokenswarm.load.telemetry import gpu_source, live_source, sampler_config
 from tokenswarm.load.timing import TIME, answer
 from tokenswarm.load.watcher import WatcherProcess
 from tokenswarm.load.worker import DEAL, DRAIN, DRAINED, HELLO, START, WELCOME
+from tokenswarm.scenario.deal import shares
+from tokenswarm.scenario.dealer import Dealer
 from tokenswarm.scenario.dryrun import digest
 from tokenswarm.scenario.load import published, to_dict
 from tokenswarm.scenario.model import Scenario

@@ -8,8 +8,8 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from tokenswarm.clock import Clock
-from tokenswarm.load.deal import Share, following
 from tokenswarm.scenario.arrivals import first_from
+from tokenswarm.scenario.deal import Share, following
 from tokenswarm.scenario.level import level_of
 from tokenswarm.scenario.model import ClosedLoad, PlannedRequest, Scenario, TraceLoad
 from tokenswarm.scenario.plan import Plan, arrivals

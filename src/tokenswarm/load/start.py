@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from tokenswarm.engines.protocol import EngineInfo
-from tokenswarm.load.deal import Deal
+from tokenswarm.scenario.deal import Deal
 from tokenswarm.scenario.prompts import Vocabulary
 
 

@@ -16,10 +16,10 @@ from gevent.event import AsyncResult, Event
 from tokenswarm.clock import SAME_CLOCK, Clocks, slug
 from tokenswarm.load import link
 from tokenswarm.load.collector import ORPHAN
-from tokenswarm.load.deal import Deal, shares
 from tokenswarm.load.generator import Drained, Generator
 from tokenswarm.load.start import RunStart
 from tokenswarm.load.timing import MasterClock
+from tokenswarm.scenario.deal import Deal, shares
 from tokenswarm.store.rundir import RunDir
 
 log = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tokenswarm.load.deal import Deal, deal, held, shares
 from tokenswarm.scenario.arrivals import arrivals, first_from
+from tokenswarm.scenario.deal import Deal, deal, held, shares
 from tokenswarm.scenario.model import ClosedLoad, Scenario
 
 LEAD_S = 1.5

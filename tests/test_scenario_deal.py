@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenswarm.load.deal import Deal, deal, following, held, shares
+from tokenswarm.scenario.deal import Deal, deal, following, held, shares
 
 NAMES = ("a", "b", "c", "d")
 

@@ -1,8 +1,8 @@
 """When a worker is lost, or one comes, what is still to send is dealt to those that are there."""
 
 from tests.test_scenario_plan import model, scenario
-from tokenswarm.load.deal import following, shares
-from tokenswarm.load.dealer import LEAD_S, Dealer
+from tokenswarm.scenario.deal import following, shares
+from tokenswarm.scenario.dealer import LEAD_S, Dealer
 from tokenswarm.scenario.model import ClosedLoad, OpenLoad
 
 OPEN = scenario(model("a"), load=OpenLoad(rate=10, arrivals="constant"))
