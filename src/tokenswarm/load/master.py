@@ -240,7 +240,7 @@ class Master:
             gevent.sleep(0.1)
             if self.generator is not None:
                 run.totals.report("w0", self.generator.totals())
-            else:
+            elif not self._local:  # a local one may have ended in this very moment
                 self._deal_anew(run)
             over = limit_s is not None and time.monotonic() - began >= limit_s
             if over or self._all_exhausted(run):
@@ -269,8 +269,8 @@ class Master:
         return getattr(web_ui, "_run_time_greenlet", None) is not None
 
     def _all_exhausted(self, run: Run) -> bool:
-        if self.generator is not None:
-            return self.generator.exhausted
+        if self._local:
+            return self.generator is not None and self.generator.exhausted
         workers = {c.id for c in self._runner.clients.all if c.state != "missing"}
         return bool(workers) and workers <= run.exhausted
 
