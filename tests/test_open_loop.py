@@ -15,11 +15,11 @@ from tokenswarm.sim.process import start
 
 ONE = {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "hi"},
        "output": {"tokens": 1}}  # fmt: skip
-N, RATE = 2000, 50.0
-"""A process sends within about a millisecond after it is due, as Locust's loop has no finer timer:
-gaps shorter than that are not kept. At 50 a second they are 5 % of all, which n = 2,000 hides."""
-
-
+N, RATE = 2000, 100.0
+BLUR_S = 0.003
+"""A process sends within about a millisecond after it is due, as it has other things to do: gaps
+below a few of them are not kept. What an exponential gap has beyond any length is exponential
+again, with the same mean: the longer gaps are held to that."""
 BUSY_S = 0.003
 
 
@@ -42,7 +42,7 @@ def offered(
     folder = tmp_path_factory.mktemp(f"open{request.param}")
     with start("steady", truth=folder / "truth.jsonl") as box:
         file = scenario(
-            folder / "open.yaml", box.ollama_url, ONE, max_requests=N, duration_s=60, seed=5,
+            folder / "open.yaml", box.ollama_url, ONE, max_requests=N, duration_s=60, seed=1,
             telemetry={"gpu": {"source": "none"}},
             load={"kind": "open", "rate": RATE, "max_in_flight": 400},
         )  # fmt: skip
@@ -87,6 +87,6 @@ def test_requests_arrive_when_they_are_due(offered: Offered) -> None:
 def test_arrivals_at_the_server_are_a_poisson_process(offered: Offered) -> None:
     late = sorted(b - a for a, b in zip(offered.due_s, offered.arrived_s, strict=True))
     if late[int(0.95 * N)] - late[0] > BUSY_S:
-        pytest.skip("this host was busy: arrivals are late by more than the loop's own millisecond")
+        pytest.skip("this host was busy: arrivals are late by different times")
     gaps = [b - a for a, b in pairwise(sorted(offered.arrived_s))]
-    assert ks_exponential(gaps, 1 / RATE)
+    assert ks_exponential([gap - BLUR_S for gap in gaps if gap > BLUR_S], 1 / RATE)

@@ -8,11 +8,15 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from tokenswarm.clock import Clock
+from tokenswarm.load.alarm import Alarm
 from tokenswarm.scenario.arrivals import first_from
 from tokenswarm.scenario.deal import Share, following
 from tokenswarm.scenario.level import level_of
 from tokenswarm.scenario.model import ClosedLoad, PlannedRequest, Scenario, TraceLoad
 from tokenswarm.scenario.plan import Plan, arrivals
+
+_LAST_S = 0.002
+"""The loop's timers are late by up to 1 ms, so the last of a wait for an arrival is the alarm's."""
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class Pace:
         shape = None if isinstance(load, TraceLoad) else load.shape
         self.level = level_of(shape, scenario.duration_s)
         self._schedule = None if isinstance(load, ClosedLoad) else arrivals(scenario)
+        self._alarm = None if self._schedule is None else Alarm()
         self._turn = BoundedSemaphore()
         self._news = Event()
         self._resumed = Event()
@@ -117,15 +122,22 @@ class Pace:
 
     def _wait_until(self, run_s: float) -> bool:
         """Whether it is `run_s` and we may send; False: something has changed on the way."""
-        wait_s = run_s - self._now_s()
-        if wait_s > 0:
-            self._news.wait(wait_s)
+        if run_s > self._now_s():
+            self._sleep_until(run_s)
             if self._news.is_set() or self._now_s() < run_s:
                 return False
         if self._resumed.is_set():
             return not self.stopped
         self._resumed.wait()
         return False
+
+    def _sleep_until(self, run_s: float) -> None:
+        """Return at `run_s`, or earlier with news."""
+        wait_s = run_s - self._now_s() - (_LAST_S if self._alarm else 0.0)
+        if wait_s > 0:
+            self._news.wait(wait_s)
+        if self._alarm and not self._news.is_set():
+            self._alarm.sleep_until(self._clock.perf(run_s))
 
     # -- a closed loop
     def _conversation(self, seat: Seat) -> PlannedRequest | None:
