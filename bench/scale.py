@@ -33,6 +33,11 @@ class Case(msgspec.Struct, frozen=True):
     itl_ms: float
     tokens: int
 
+    @property
+    def request_s(self) -> float:
+        """What a request takes, about."""
+        return self.tokens * self.itl_ms / 1000 + 1.0
+
 
 CASES = (Case(512, 20.0, 256), Case(4096, 160.0, 64))
 
@@ -88,6 +93,8 @@ def row(case: Case, processes: int, start: Moment, end: Moment, rss: int) -> Row
     tokens = end.stats.tokens - start.stats.tokens
     if tokens <= 0:
         raise BenchError("no token was streamed in the window")
+    if end.stats.refused:
+        raise BenchError(f"the server refused {end.stats.refused} requests: it had no place")
     used_s = sum(end.cpu_s[pid] - before for pid, before in start.cpu_s.items())
     late = (end.stats.late_1ms - start.stats.late_1ms) / tokens
     rate = tokens / (end.at_s - start.at_s)
@@ -108,6 +115,7 @@ def loaded(case: Case, processes: int) -> Iterator[tuple["subprocess.Popen[bytes
         argv += ["--workers", str(processes)] if processes else []
         with started(argv, output) as process:
             wait_until_steady(process, server, case.streams, output)
+            time.sleep(case.request_s)  # a first request of every user has had its turn by then
             yield process, server
             if process.poll() is not None:
                 raise BenchError(f"the run ended early: {tail(output)}")

@@ -26,7 +26,7 @@
 #define MODEL "bench"
 
 enum {
-    MAX_CONNS = 4096,
+    MAX_CONNS = 8192,
     IN_BYTES = 8192,     /* a request's head must fit; bodies are thrown away as they come */
     OUT_BYTES = 1 << 14, /* one write: a token with what surrounds it, or a control document */
     WORD_BYTES = 64,     /* a path or a request id; longer ones are cut */
