@@ -31,10 +31,11 @@ def _copied(pairs: list[Any]) -> list[Any]:
 
 
 def watched(
-    told: Story, delay_s: float, step_s: float = 2.0, kept_s: float = 1800.0
-) -> list[Sealed]:
+    told: Story, delay_s: float, step_s: float = 2.0, kept_s: float = 1800.0,
+    kept_requests: int = 100_000,
+) -> list[Sealed]:  # fmt: skip
     """`told` as it grows, looked at every `step_s`; the last look is after the end."""
-    watch = Watch(manifest(told), delay_s, kept_s)
+    watch = Watch(manifest(told), delay_s, kept_s, kept_requests)
     pairs, looks, now_s = told.pairs(), [], 0.0
     while pairs:
         now_s += step_s
@@ -112,6 +113,32 @@ def test_what_is_old_is_let_go_and_still_nothing_is_sealed_twice(told: Story) ->
     assert sorted(sealed) == sorted(row[_ID] for row in told.rows["request"])
     triggers = ids(looks, "swap")
     assert len(triggers) == len(set(triggers)) > len(told.loads) / 2
+
+
+def test_a_model_that_a_crowd_waits_for_is_told_each_time_it_comes_in() -> None:
+    """Its next demand is made before it is ready: the demands overlap, the loads do not."""
+    crowd = story(seed=4, duration_s=60, users=40)
+    assert len(crowd.loads) > 30
+    looks = watched(crowd, 5.0)
+    assert sum(len(s.events) for s in looks) == len(crowd.loads)
+
+
+@pytest.mark.parametrize("kept", [0, 50])
+def test_sealed_requests_that_are_too_many_are_let_go_and_no_event_comes_twice(
+    told: Story, kept: int
+) -> None:
+    looks = watched(told, 5.0, kept_requests=kept)
+    sealed = ids(looks, "request_stratum")
+    assert sorted(sealed) == sorted(row[_ID] for row in told.rows["request"])
+    assert sorted(ids(looks, "swap")) == sorted(k.trigger for k in told.loads)
+
+
+def test_a_watch_holds_no_more_sealed_requests_than_it_may(told: Story) -> None:
+    watch = Watch(manifest(told), 0.0, kept_requests=50)
+    watch.take(told.pairs())
+    assert len(watch.look(told.duration_s).rows) >= len(told.rows["request"]) > 70
+    watch.look(told.duration_s)
+    assert len(watch.rows["request"]) == 50
 
 
 def test_requests_of_the_same_nanosecond_keep_a_row_each(told: Story) -> None:

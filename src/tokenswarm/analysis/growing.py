@@ -42,8 +42,12 @@ class Growing:
         kept = np.asarray(self.columns()["time_ns"] >= before_ns, dtype=np.bool_)
         if kept.all():
             return None
-        self._held = {name: values[kept] for name, values in self._held.items()}
+        self.keep(kept)
         return kept
+
+    def keep(self, which: Bools) -> None:
+        """Let go of all rows but `which`, one flag a row in the order in which they came."""
+        self._held = {name: values[which] for name, values in self.columns().items()}
 
     def __len__(self) -> int:
         return length(self._held) + len(self._new)

@@ -9,40 +9,45 @@ import os
 import sys
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from tokenswarm.analysis.columns import Columns, columns_of, floats, run_seconds, texts
+from tokenswarm.analysis.columns import NS, Columns, floats, run_seconds, texts
 from tokenswarm.analysis.evidence import SIDES, Evidence, evidence
 from tokenswarm.analysis.figures import STRATA
+from tokenswarm.analysis.growing import growing
 from tokenswarm.analysis.percentiles import nearest_rank
-from tokenswarm.analysis.requests import Requests, requests
+from tokenswarm.analysis.requests import COLUMNS, Requests, requests
 from tokenswarm.analysis.swaps import Found
 from tokenswarm.analysis.throughput import TokenSeries
 from tokenswarm.analysis.timeline import Timeline, timeline
 from tokenswarm.store import reading
 from tokenswarm.store.rundir import Manifest, RunDir
-from tokenswarm.store.schema import GPU_PROCESS, REQUEST
+from tokenswarm.store.schema import REQUEST
 
 KEPT_S = 1800.0
+KEPT_REQUESTS = 200_000
+"""Where half an hour brings more requests, the page begins later: memory stays bounded."""
 RECENT_S = 10.0
 """Rates of the table are over so many seconds."""
-THIN_NS = 250_000_000
-"""GPU samples closer than this are left out: no screen shows more."""
 STEP_S = 1.0
 REST = 4
 """So much longer than a look takes is the rest after it: the load comes first."""
 NICE = 10
-_NEEDED = ("request", "tick", *SIDES)
-_PID, _GAPS = GPU_PROCESS.columns.index("pid"), REQUEST.columns.index("gaps_us")
+_MODEL, _GAPS = REQUEST.columns.index("model"), REQUEST.columns.index("gaps_us")
 FAILED = np.array(["error", "timeout"], dtype=object)
 ITL_REQUESTS = 1000
 """ITL is pooled over so many requests of a model, the last ones."""
 Pair = tuple[str, list[Any]]
+Ints = NDArray[np.uint32]
+Gaps = defaultdict[str, deque[Ints]]
+"""Model -> the gaps between tokens of its last requests, us."""
 
 
 class ModelNow(msgspec.Struct, frozen=True):
@@ -83,23 +88,26 @@ class LivePage(msgspec.Struct, frozen=True):
 class Live:
     """The rows of the last half hour."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, kept_requests: int = KEPT_REQUESTS) -> None:
         self.manifest = manifest
-        self._rows: dict[str, list[list[Any]]] = {name: [] for name in _NEEDED}
-        self._thinned: dict[tuple[Any, ...], int] = {}
+        self._kept_requests = kept_requests
+        self._rows = growing([("request", COLUMNS), *((name, None) for name in ("tick", *SIDES))])
+        self._gaps: Gaps = defaultdict(lambda: deque(maxlen=ITL_REQUESTS))
+        self._start_s = 0.0
 
     def take(self, pairs: Iterable[Pair]) -> None:
         """Add rows of any measurement; those that the page does not need are passed over."""
         for name, row in pairs:
-            if name in self._rows and not self._too_close(name, row):
-                self._rows[name].append(_packed(row) if name == "request" else row)
+            if name in self._rows:
+                self._rows[name].add(row)
+                if name == "request" and row[_GAPS]:
+                    self._gaps[row[_MODEL]].append(np.array(row[_GAPS][1:], dtype=np.uint32))
 
     def page(self, now_s: float, *, over: bool = False) -> LivePage:
         """Everything as it is at `now_s` on the run's clock."""
-        manifest, start_s = self.manifest, max(0.0, now_s - KEPT_S)
-        t0_unix_ns = manifest.t0_unix_ns + round(start_s * 1e9)
-        self._forget(t0_unix_ns)
-        columns = {name: columns_of(name, rows) for name, rows in self._rows.items()}
+        manifest, start_s = self.manifest, self._forget(now_s)
+        t0_unix_ns = manifest.t0_unix_ns + round(start_s * NS)
+        columns = {name: rows.columns() for name, rows in self._rows.items()}
         table = requests(_moved(columns["request"], start_s))
         seen = evidence(columns, t0_unix_ns, manifest.telemetry, manifest.scenario)
         found = seen.find(table)
@@ -114,25 +122,27 @@ class Live:
             offset_s=start_s,
             now_s=now_s,
             t0_unix_ns=manifest.t0_unix_ns,
-            rows=[_now(n, table, found, columns, line) for n in names],
+            rows=[_now(n, table, found, columns, line, self._gaps[n]) for n in names],
             models=names,
             strata=STRATA,
             timeline=line,
             events=_events(found),
         )
 
-    def _too_close(self, name: str, row: list[Any]) -> bool:
-        if name not in ("gpu", "gpu_process"):
-            return False
-        key = (name, *row[2:4], row[_PID] if name == "gpu_process" else None)
-        if row[0] - self._thinned.get(key, 0) < THIN_NS:
-            return True
-        self._thinned[key] = row[0]
-        return False
+    def _forget(self, now_s: float) -> float:
+        """Let go of what is too old or too much; where the page begins, on the run's clock."""
+        self._start_s = max(self._start_s, now_s - KEPT_S, self._last_of_too_many_s())
+        for rows in self._rows.values():
+            rows.forget(self.manifest.t0_unix_ns + round(self._start_s * NS))
+        return self._start_s
 
-    def _forget(self, before_ns: int) -> None:
-        for name, rows in self._rows.items():
-            self._rows[name] = [row for row in rows if row[0] >= before_ns]
+    def _last_of_too_many_s(self) -> float:
+        """When the last request ended that is one too many, on the run's clock; else 0."""
+        too_many = len(self._rows["request"]) - self._kept_requests
+        if too_many <= 0:
+            return 0.0
+        ended_ns = np.sort(self._rows["request"].columns()["time_ns"])
+        return float(ended_ns[too_many - 1] + 1 - self.manifest.t0_unix_ns) / NS
 
     def _names(self, table: Requests, ticks: Columns) -> list[str]:
         said = [m["name"] for m in (self.manifest.scenario or {}).get("models", [])]
@@ -181,8 +191,9 @@ def _events(found: Found) -> list[dict[str, Any]]:
 
 
 def _now(
-    name: str, table: Requests, found: Found, columns: Mapping[str, Columns], line: Timeline
-) -> ModelNow:
+    name: str, table: Requests, found: Found, columns: Mapping[str, Columns], line: Timeline,
+    gaps: Iterable[Ints],
+) -> ModelNow:  # fmt: skip
     mine = table.model == name
     ok = mine & table.ok
     ticks = columns["tick"]
@@ -197,20 +208,13 @@ def _now(
         ttft_p50_s=nearest_rank(table.ttft[ok], 0.50),
         ttft_p95_s=nearest_rank(table.ttft[ok], 0.95),
         e2e_p95_s=nearest_rank(table.e2e[ok], 0.95),
-        itl_p95_s=_itl_p95_s(columns["request"], name),
+        itl_p95_s=_itl_p95_s(gaps),
         requests=int(mine.sum()),
         cold=sum(e.model_in == name for e in found.events),
         errors=int((mine & np.isin(table.status, FAILED)).sum()),
         state=_last_state(columns["residency"], name),
         vram_used_bytes=_memory(line, name),
     )
-
-
-def _packed(row: list[Any]) -> list[Any]:
-    """A request with its token gaps as an array, which takes a tenth of the room."""
-    gaps = row[_GAPS]
-    packed = None if gaps is None else np.array(gaps, dtype=np.uint32)
-    return [*row[:_GAPS], packed, *row[_GAPS + 1 :]]
 
 
 def _last_ns(ticks: Columns) -> int:
@@ -228,12 +232,9 @@ def _in_flight(ticks: Columns, own: Any) -> int:
     return int(sum(last.values()))
 
 
-def _itl_p95_s(columns: Columns, model: str) -> float | None:
-    gaps = columns["gaps_us"][texts(columns, "model") == model][-ITL_REQUESTS:]
-    pooled = [g[1:] for g in gaps if g is not None and len(g) > 1]
-    if not pooled:
-        return None
-    found = nearest_rank(np.concatenate(pooled).astype(np.float64), 0.95)
+def _itl_p95_s(gaps: Iterable[Ints]) -> float | None:
+    pooled = np.concatenate([np.empty(0), *gaps])
+    found = nearest_rank(pooled, 0.95)
     return None if found is None else found / 1e6
 
 

@@ -5,8 +5,8 @@ A request is sealed once it ended so long ago that no event still unknown can re
 What was sealed is never changed: it is the live word. What comes later than the delay, and what
 is known better in the end, is in the report, which has the last word.
 
-Every row is decoded once. A look costs what is kept (`KEPT_S`), and looks are so far apart that
-they take no more than `CPU_SHARE` of a core.
+Every row is decoded once. A look costs what is kept (`KEPT_S`, `KEPT_REQUESTS`), and looks are so
+far apart that they take no more than `CPU_SHARE` of a core.
 """
 
 import time
@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tokenswarm.analysis.collateral import ready_s
 from tokenswarm.analysis.columns import NS, Bools, length
 from tokenswarm.analysis.evidence import SIDES, evidence
 from tokenswarm.analysis.figures import SwapEvent
@@ -37,6 +36,8 @@ DELAY_S = 30.0
 STEP_S = 2.0
 KEPT_S = 1800.0
 """Rows older than this are let go; what an hour-long stay began with is not needed any more."""
+KEPT_REQUESTS = 100_000
+"""Of requests that are sealed only the last are kept, to know what is usual for a model."""
 CPU_SHARE = 0.05
 _STRATUM_ID = REQUEST_STRATUM.columns.index("id")
 Pair = tuple[str, list[Any]]
@@ -60,17 +61,22 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """[t0, ready] of an event that was sealed: the same model does not come in twice in it."""
+class _Load:
+    """The time a sealed event's weights came in, from the first mark after the demand to ready:
+    one copy of a model never does so twice at once. Demands do overlap, those of a crowd."""
 
     target: str
     model: str
-    t0_s: float
+    trigger: str
+    begin_s: float
     ready_s: float
 
-    def holds(self, other: "_Window") -> bool:
-        same = (self.target, self.model) == (other.target, other.model)
-        return same and other.t0_s <= self.ready_s and self.t0_s <= other.ready_s
+    def same(self, other: "_Load") -> bool:
+        """Whether it is the same event, seen again and perhaps better."""
+        if (self.target, self.model) != (other.target, other.model):
+            return False
+        overlap = other.begin_s <= self.ready_s and self.begin_s <= other.ready_s
+        return overlap or (bool(self.trigger) and self.trigger == other.trigger)
 
 
 @dataclass(slots=True)
@@ -80,6 +86,7 @@ class Watch:
     manifest: Manifest
     delay_s: float = DELAY_S
     kept_s: float = KEPT_S
+    kept_requests: int = KEPT_REQUESTS
     rows: dict[str, Growing] = field(
         default_factory=lambda: growing([("request", COLUMNS), *((s, None) for s in SIDES)])
     )
@@ -87,7 +94,7 @@ class Watch:
     """Which of the requests held are sealed, in the order in which they came."""
     _told: set[str] = field(default_factory=set)
     """Ids of requests that an earlier watch sealed and that have not come by yet."""
-    _windows: list[_Window] = field(default_factory=list)
+    _loads: list[_Load] = field(default_factory=list)
     _last_s: float = -np.inf
     """When the look before this one was: what ended long before it is sealed."""
     _times: dict[str, set[int]] = field(
@@ -107,13 +114,14 @@ class Watch:
             if name == "request_stratum":
                 self._told.add(row[_STRATUM_ID])
             elif name == "swap":
-                self._windows.append(_window_of(row))
+                self._loads.append(_load_of(dict(zip(SWAP.columns, row, strict=True))))
 
     def look(self, now_s: float, *, over: bool = False) -> Sealed:
         """Analyse everything so far; `now_s` on the run's clock. `over`: the run has ended, so
         everything is sealed."""
         self._know_sealed()
         self._forget()
+        self._forget_sealed()
         self._last_s = now_s
         table = requests(self.rows["request"].columns())
         seen = evidence(
@@ -152,20 +160,30 @@ class Watch:
             kept = rows.forget(before_ns)
             if name == "request" and kept is not None:
                 self._sealed = self._sealed[kept]
-        self._windows = [w for w in self._windows if w.ready_s >= before_s - self.kept_s]
+        self._loads = [x for x in self._loads if x.ready_s >= before_s - self.kept_s]
         for name, times in self._times.items():
             self._times[name] = {t for t in times if t >= before_ns}
+
+    def _forget_sealed(self) -> None:
+        """Let go of the first sealed requests where more than `kept_requests` are held."""
+        too_many = len(self.rows["request"]) - self.kept_requests
+        if too_many <= 0:
+            return
+        keep = np.ones(len(self._sealed), np.bool_)
+        keep[np.flatnonzero(self._sealed)[:too_many]] = False
+        self.rows["request"].keep(keep)
+        self._sealed = self._sealed[keep]
 
     def _sealed_events(self, found: Found, horizon_s: float) -> list[SwapEvent]:
         new = []
         for e in found.events:
+            load = _load_of(msgspec.structs.asdict(e))
             warm_again = e.t6_s is not None and horizon_s >= e.t0_s
-            window = _Window(e.target, e.model_in, e.t0_s, ready_s(e))
-            if not (warm_again or window.ready_s <= horizon_s):
+            if not (warm_again or load.ready_s <= horizon_s):
                 continue
-            if any(w.holds(window) for w in self._windows):
+            if any(x.same(load) for x in self._loads):
                 continue
-            self._windows.append(window)
+            self._loads.append(load)
             new.append(e)
         return new
 
@@ -185,12 +203,13 @@ class Watch:
         return name, row
 
 
-def _window_of(row: list[Any]) -> _Window:
-    """The window of an event from its row of swap."""
-    cells = dict(zip(SWAP.columns, row, strict=True))
+def _load_of(cells: dict[str, Any]) -> _Load:
+    """When an event's model came in, from its marks or its row of swap by column."""
     marks = (cells[f"{m}_s"] for m in ("t4", "t5", "t3", "t2", "t1", "t0"))
-    ready = next(t for t in marks if t is not None)
-    return _Window(cells["target"], cells["model_in"], cells["t0_s"], ready)
+    ready = float(next(t for t in marks if t is not None))
+    begun = (cells[f"{m}_s"] for m in ("t3", "t2", "t1"))
+    begin = next((t for t in begun if t is not None), ready)
+    return _Load(cells["target"], cells["model_in"], cells["trigger_id"], min(begin, ready), ready)
 
 
 def follow(
