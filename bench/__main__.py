@@ -1,6 +1,7 @@
 """`python -m bench NAME`: run one benchmark; exit 0 within budget, 1 over it, 3 not measurable."""
 
 import argparse
+import signal
 import sys
 
 from bench import accuracy, hot_path, parquet, report, scale, ship
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with us
     try:
         return int(BENCHMARKS[arguments.benchmark].run(arguments))
     except BenchError as e:

@@ -37,6 +37,13 @@ def test_the_table_shows_each_beside_the_single_process() -> None:
     assert [line.split()[5] for line in lines[1:]] == ["1.00", "1.00", "2.00"]
 
 
+def test_growth_is_looked_for_where_all_that_is_kept_is_full() -> None:
+    filling = [100 + n for n in range(60)]
+    assert scale.growth([*filling, *[160] * 30]) == (160, 160, 1.0)
+    leaking = [100 + n for n in range(90)]
+    assert scale.growth(leaking)[2] == pytest.approx(189 / 168)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_quick_round_measures_one_process_and_a_worker(tmp_path: Path) -> None:
     file = tmp_path / "scale.json"
