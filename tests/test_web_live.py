@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,20 +177,3 @@ def test_start_stop_start_are_two_runs(session: Session) -> None:
     for run in session.runs:
         assert json.loads(run.summary.read_bytes())["run_id"] == run.path.name
     assert fair(session.exit_code, session.on.cwd)
-
-
-def test_with_a_login_nobody_sees_the_live_page_without_it(tmp_path: Path) -> None:
-    on = web(tmp_path, SCENARIO, "--web-login", logged_in=False)
-    for path in ("tokenswarm", "tokenswarm/data", "tokenswarm/assets/live.js"):
-        assert not seen_without_login(on.url + path)
-    os.kill(on.process.pid, signal.SIGTERM)
-    finished(on.process)
-
-
-def seen_without_login(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            body = answer.read().decode()
-    except urllib.error.HTTPError as e:
-        return e.code not in (401, 403)
-    return any(word in body for word in ("tokenswarm live", '"page"', "EVERY_MS"))

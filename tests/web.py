@@ -58,10 +58,16 @@ def free_port() -> int:
     return port
 
 
-def web(cwd: Path, scenario: Path, *argv: str, processes: int = 0, logged_in: bool = True) -> Web:
+MIX = ROOT / "locustfiles" / "mix.py"
+
+
+def web(
+    cwd: Path, scenario: Path, *argv: str, processes: int = 0, logged_in: bool = True,
+    locustfile: Path = MIX,
+) -> Web:  # fmt: skip
     """Start it on a free port; it answers (unless it wants a login), and its workers are there."""
     port, master_port = free_port(), free_port() if processes else None
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / "mix.py")]
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile)]
     command += ["--scenario", str(scenario), "--web-port", str(port), "--no-live", *argv]
     if master_port is not None:
         command += ["--processes", str(processes), "--master-bind-port", str(master_port)]
