@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 ONE = {"name": "steady", "model": "steady", "prompt": {"kind": "text", "text": "hi"},
        "output": {"tokens": 16}}  # fmt: skip
 SIM_PORT, MASTER_PORT, SLOW_PORT = 11434, 5557, 5558
-CUT_S = float(os.environ.get("TOKENSWARM_CUT_S", "30"))
+CUT_S = 30.0
 LOCUST = [sys.executable, "-m", "locust"]
 
 
