@@ -25,12 +25,12 @@ from tokenswarm.analysis.throughput import Replies, TokenSeries
 from tokenswarm.analysis.timeline import Timeline, timeline
 from tokenswarm.analysis.words import facts_of
 from tokenswarm.store import parquet
+from tokenswarm.store.makers import ANALYSIS
 from tokenswarm.store.parquet import BuildReport
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import SWAP
 from tokenswarm.store.stored import Stored
 
-SOURCE = "analysis"
 PIECE_GAPS = 4_000_000
 """About so many token gaps are in memory at once."""
 _REPLY = ("model", "t_first_token_s", "t_last_token_s", "t_end_s", "output_tokens",
@@ -233,9 +233,9 @@ def _some(columns: Columns, names: Sequence[str], gaps: Ints, lengths: Ints) -> 
 
 
 def _write(run: RunDir, summary: Summary, table: Requests, strata: Strata) -> None:
-    parquet.write(run, "swap", _swap_rows(run, summary), SOURCE)
+    parquet.write(run, "swap", _swap_rows(run, summary), ANALYSIS)
     columns = _stratum_columns(summary, table, strata)
-    parquet.write_columns(run, "request_stratum", columns, len(table), SOURCE)
+    parquet.write_columns(run, "request_stratum", columns, len(table), ANALYSIS)
     text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
     partial = run.summary.with_suffix(".json.part")
     partial.write_bytes(text + b"\n")

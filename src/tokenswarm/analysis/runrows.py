@@ -7,10 +7,10 @@ from tokenswarm.analysis.figures import ModelFigures, Stratum, Summary
 from tokenswarm.analysis.rows import active_rows
 from tokenswarm.clock import slug
 from tokenswarm.store import parquet
+from tokenswarm.store.makers import ANALYSIS
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
-SOURCE = "analysis"
 ALL = "all"
 """Tag for all models together, and for all strata of a model."""
 
@@ -18,10 +18,10 @@ ALL = "all"
 def write(run: RunDir, summary: Summary) -> None:
     """Replace run.parquet, run_summary.parquet and swap_active.parquet."""
     manifest = run.read_manifest()
-    parquet.write(run, "run", [run_row(manifest, summary)], SOURCE)
-    parquet.write(run, "run_summary", summary_rows(manifest, summary), SOURCE)
+    parquet.write(run, "run", [run_row(manifest, summary)], ANALYSIS)
+    parquet.write(run, "run_summary", summary_rows(manifest, summary), ANALYSIS)
     active = active_rows(manifest, summary.swaps.events)
-    parquet.write(run, "swap_active", active, SOURCE)
+    parquet.write(run, "swap_active", active, ANALYSIS)
 
 
 def run_row(manifest: Manifest, summary: Summary) -> list[Any]:

@@ -27,7 +27,7 @@ from tokenswarm.analysis.rows import active_rows, stratum_rows, swap_row
 from tokenswarm.analysis.swaps import Found
 from tokenswarm.errors import SourceBusyError, SpoolError
 from tokenswarm.store import reading
-from tokenswarm.store.derived import LIVE, LIVE_MEASUREMENTS
+from tokenswarm.store.makers import LIVE, LIVE_MEASUREMENTS
 from tokenswarm.store.rundir import Manifest, RunDir
 from tokenswarm.store.schema import REQUEST_STRATUM, SWAP
 from tokenswarm.store.spool import Writer

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenswarm.compare.conduct import STAGES, Comparison, Interrupted
-from tokenswarm.compare.result import result, write
+from tokenswarm.compare.files import write
+from tokenswarm.compare.result import result
 from tokenswarm.compare.show import show
 from tokenswarm.errors import EXIT_GATE_FAILED, EXIT_GOOD, EXIT_NOT_VALID, UsageError
 

@@ -1,7 +1,6 @@
-"""A comparison's result: collected, judged, and written as JSON, Markdown and HTML."""
+"""A comparison's result: collected and judged."""
 
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -10,7 +9,6 @@ from tokenswarm.compare.comparison import SCHEMA, Solution, solutions
 from tokenswarm.compare.conduct import Comparison
 from tokenswarm.compare.recommend import Recommendation, recommend
 from tokenswarm.compare.traits import traits
-from tokenswarm.errors import SpoolError
 
 
 class Against(msgspec.Struct, frozen=True):
@@ -61,26 +59,3 @@ def result(comparison: Comparison, other: str | None = None) -> Result:
             known.name, beside(found, known), agreement(advice, known)
         ),
     )  # fmt: skip
-
-
-def write(made: Result, folder: Path) -> list[Path]:
-    """comparison.json, .md and .html in `folder`. SpoolError."""
-    from tokenswarm.compare.page import html
-    from tokenswarm.compare.show import markdown
-
-    texts = {
-        "comparison.json": msgspec.json.format(msgspec.json.encode(made), indent=1).decode(),
-        "comparison.md": markdown(made),
-        "comparison.html": html(made),
-    }
-    paths = []
-    for name, text in texts.items():
-        path = folder / name
-        partial = path.with_name(f"{name}.part")
-        try:
-            partial.write_text(text, "utf-8")
-            partial.replace(path)
-        except OSError as e:
-            raise SpoolError(f"{path}: cannot write: {e.strerror}") from e
-        paths.append(path)
-    return paths

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenswarm.store.frame import Pair
+from tokenswarm.store.makers import ANALYSIS, LIVE_MEASUREMENTS
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
-SOURCE = "analysis"
-LIVE = "watch"
-LIVE_MEASUREMENTS = ("swap", "swap_active", "request_stratum")
 PIECE_ROWS = 50_000
 
 
@@ -39,7 +37,7 @@ class Made:
         where = "spool_source = ? AND spool_seq >= ? AND spool_seq < ?"
         columns = [*MEASUREMENTS[self.measurement].columns]
         for first in range(0, self.rows, PIECE_ROWS):
-            between = [SOURCE, first, first + PIECE_ROWS]
+            between = [ANALYSIS, first, first + PIECE_ROWS]
             found = parquet.read(self.run, self.measurement, columns, where, between)
             cells = (found[name].tolist() for name in columns)
             yield first, [(self.measurement, list(row)) for row in zip(*cells, strict=True)]
@@ -54,7 +52,7 @@ def found(run: RunDir) -> list[Made]:
         path, rows = run.parquet(name), 0
         if path.is_file():
             sql = f'SELECT count(*) AS n FROM "{name}" WHERE spool_source = ?'
-            rows = int(parquet.query(run, sql, [SOURCE])["n"][0])
+            rows = int(parquet.query(run, sql, [ANALYSIS])["n"][0])
         if rows:
             made.append(Made(run, name, _digest(path), rows))
         elif name in LIVE_MEASUREMENTS and final(run):

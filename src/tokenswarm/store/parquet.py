@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tokenswarm.errors import SpoolError, UsageError
 from tokenswarm.store import packed
 from tokenswarm.store.columns import SQL_TYPES, Column, Constant, column, constant
-from tokenswarm.store.derived import LIVE
 from tokenswarm.store.frame import Row
 from tokenswarm.store.inventory import Inventory
+from tokenswarm.store.makers import LIVE
 from tokenswarm.store.packed import Packed
 from tokenswarm.store.row import INT64
 from tokenswarm.store.rundir import RunDir

@@ -16,6 +16,7 @@ from tokenswarm.store.cursor import Counts, Cursor, Place, add
 from tokenswarm.store.frame import Frame, Pair
 from tokenswarm.store.influx import Database
 from tokenswarm.store.lines import encode
+from tokenswarm.store.makers import ANALYSIS, LIVE
 from tokenswarm.store.quarantine import Quarantine
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.sender import GaveUpError, Patience, Piece, Pieces, Sender
@@ -157,7 +158,7 @@ class Shipper:
         batch, counts = Pieces(), Counts()
         final = self._run is not None and derived.final(self._run)
         for frame in follow(self._spool, self._position):
-            if final and frame.source == derived.LIVE:
+            if final and frame.source == LIVE:
                 continue  # what analysis made takes its place
             if self._oldest_unix_ns is None:
                 self._oldest_unix_ns = frame.created_unix_ns
@@ -185,7 +186,7 @@ class Shipper:
             counts = Counts()
             for first_seq, pairs in made.pieces():
                 batch = Pieces()
-                batch.add(_piece(derived.SOURCE, first_seq, pairs))
+                batch.add(_piece(ANALYSIS, first_seq, pairs))
                 counts.read += len(pairs)
                 self._sender.send(batch, counts)
             add(self._cursor.counts, counts)

@@ -11,6 +11,7 @@ from tokenswarm.store.cursor import Place
 from tokenswarm.store.frame import Pair, Row
 from tokenswarm.store.influx import Database
 from tokenswarm.store.lines import ENCODERS, Encoded, held, tag_of
+from tokenswarm.store.makers import ANALYSIS
 from tokenswarm.store.quarantine import read as quarantined
 from tokenswarm.store.readback import NUMBERS, Tags, Tallies, Tally
 from tokenswarm.store.schema import MEASUREMENTS, Kind
@@ -84,7 +85,7 @@ def expected(path: Path, database: Database) -> dict[str, Expected]:
     for made in derived.found(run) if run else ():
         found.pop(made.measurement, None)  # analysis has the last word
         for first_seq, pairs in made.pieces():
-            _add(found, derived.SOURCE, first_seq, pairs, refused)
+            _add(found, ANALYSIS, first_seq, pairs, refused)
     return found
 
 
