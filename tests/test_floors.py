@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_folders_of_one_floor_import_each_other_in_one_direction_only() -> None:
         if top(other) in FLOOR and top(other) != top(name)
     }
     assert not [(a, b) for a, b in edges if (b, a) in edges]
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    files = dict(modules())
+    graph = {name: {n for n in imported(path) if n in files} for name, path in files.items()}
+    order = list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+    assert set(order) == set(files)
 
 
 def test_the_simulator_imports_nothing_of_ours_and_analysis_never_imports_it() -> None:
