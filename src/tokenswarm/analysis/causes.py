@@ -163,11 +163,13 @@ def coldnesses(
     it the times of one model's loads are compared: the quickest was in the page cache if it was
     clearly quicker than another, and each as quick as it as well.
     """
-    out: list[str | None] = []
-    for k, c in enumerate(starts):
-        same = [s for d, s in zip(starts, loads_s, strict=True) if d.key == c.key and s is not None]
-        out.append(_coldness(kinds[k], loads_s[k], same, read_ratio[k]))
-    return out
+    same: dict[tuple[str, str], list[float]] = {c.key: [] for c in starts}
+    for c, load_s in zip(starts, loads_s, strict=True):
+        if load_s is not None:
+            same[c.key].append(load_s)
+    return [
+        _coldness(kinds[k], loads_s[k], same[c.key], read_ratio[k]) for k, c in enumerate(starts)
+    ]
 
 
 def _coldness(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tokenswarm.analysis.coldstarts import Coldstart
+from tokenswarm.analysis.crowd import NOBODY, Crowd, by_model
 from tokenswarm.analysis.figures import Change
 from tokenswarm.analysis.requests import Requests
 from tokenswarm.analysis.residency import Stay, crashed
@@ -22,12 +23,13 @@ def changes(
 ) -> list[Change]:
     """Every change, by time. `displaced` are the stays that an event brought to an end."""
     causes = {
-        "pressure": displaced,
-        "reconfig": [c.own for c in starts if c.own],
-        "control": [c.slept for c in starts if c.slept],
+        "pressure": by_model(displaced),
+        "reconfig": by_model([c.own for c in starts if c.own]),
+        "control": by_model([c.slept for c in starts if c.slept]),
     }
+    woke = [s for s in stays if s.woke]
     found = [_arrival(s) for s in stays if s.came]
-    found += [_departure(requests, s, causes, stays) for s in stays if s.went]
+    found += [_departure(requests, s, causes, woke) for s in stays if s.went]
     found += line_changes(lines, starts)
     return sorted(found, key=lambda c: c.at_s)
 
@@ -46,12 +48,10 @@ def _arrival(s: Stay) -> Change:
 def _departure(
     requests: Requests,
     s: Stay,
-    causes: Mapping[str, Sequence[Stay]],
-    stays: Sequence[Stay],
+    causes: Mapping[str, Mapping[str, Crowd]],
+    woke: Sequence[Stay],
 ) -> Change:
-    slept = any(
-        n.woke and n.side == s.side and n.model == s.model and n.after_s >= s.last_s for n in stays
-    )
+    slept = any(n.side == s.side and n.model == s.model and n.after_s >= s.last_s for n in woke)
     return Change(
         at_s=s.last_s,
         end_s=s.end_s,
@@ -62,13 +62,11 @@ def _departure(
     )
 
 
-def _cause(requests: Requests, s: Stay, causes: Mapping[str, Sequence[Stay]]) -> str:
-    def among(others: Sequence[Stay]) -> bool:
-        return any(
-            o.model == s.model and o.last_s <= s.end_s and s.last_s <= o.end_s for o in others
-        )
+def _cause(requests: Requests, s: Stay, causes: Mapping[str, Mapping[str, Crowd]]) -> str:
+    def among(others: Crowd) -> bool:
+        return bool(np.any((others.last_s <= s.end_s) & (s.last_s <= others.end_s)))
 
-    known = next((cause for cause, stays in causes.items() if among(stays)), None)
+    known = next((c for c, of in causes.items() if among(of.get(s.model, NOBODY))), None)
     if known:
         return known
     if crashed(requests, s):

@@ -6,14 +6,15 @@ is one. What left at another time left by itself (idle, told to, or crashed).
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tokenswarm.analysis.arrivals import SLACK_S
 from tokenswarm.analysis.coldstarts import Coldstart
-from tokenswarm.analysis.columns import Floats, Texts
+from tokenswarm.analysis.columns import Floats, Ints, Texts
+from tokenswarm.analysis.crowd import NOBODY, Crowd, by_model
 from tokenswarm.analysis.keepalive import expired
 from tokenswarm.analysis.percentiles import nearest_rank
 from tokenswarm.analysis.requests import Requests
@@ -66,16 +67,18 @@ def with_victims(
     stillborn = _stillborn(requests, starts, stays)
     gone = _served(requests, _departures(stays))
     unforced = _Unforced.of(requests, starts, turns, stays, lone, capacity)
+    comings = _comings(starts)
     for stay in gone:
         if any(_one(s, stay) for s in stillborn) or unforced.says(stay):
             continue
-        own = next((k for k, c in enumerate(starts) if _reloads(c, stay)), None)
+        own = _own(starts, comings, stay)
         other = _event_of(turns, stay, lone)
         if own is not None and (other is None or not _same(starts[own], stay)):
             if not starts[own].woke:
                 owns[own] = stay
         elif other is not None:
             victims.setdefault(other, []).append(stay)
+    went = by_model([s for s in stays if s.went])
     watched = {s.target for s in stays}  # None: a GPU saw processes
     return [
         replace(
@@ -83,7 +86,7 @@ def with_victims(
             victims=tuple(victims.get(k, ())),
             known=None in watched or c.arrival.target in watched or bool(c.fall),
             own=owns.get(k),
-            before=_before(c, stays),
+            before=_before(c, went.get(c.arrival.model, NOBODY)),
             slept=_slept(c, stays) if c.woke else None,
         )
         for k, c in enumerate(starts)
@@ -295,16 +298,16 @@ def _lone(requests: Requests) -> set[str]:
 def _departures(stays: Sequence[Stay]) -> list[Stay]:
     """Stays that ended; the engine's only where no GPU saw the same one end: an engine may drop
     a model from its list long before the process is gone."""
-    gpu = [s for s in stays if s.side == "gpu"]
+    gpu = [s for s in stays if s.side == "gpu" and s.went]
     gone = [s for s in stays if s.side == "engine" and s.went]
-    return [s for s in gpu if s.went] + [s for s in gone if not any(_seen_too(s, g) for g in gpu)]
+    seen = by_model(gpu)
+    return gpu + [s for s in gone if not _seen_too(s, seen.get(s.model, NOBODY))]
 
 
-def _seen_too(engine: Stay, gpu: Stay) -> bool:
+def _seen_too(engine: Stay, gpu: Crowd) -> bool:
     """Whether the GPU saw the same stay, to its end (the end may lie a little before)."""
     since = engine.after_s if engine.came else engine.start_s - SLACK_S  # its list may be stale
-    overlap = gpu.start_s < engine.end_s and since < gpu.end_s
-    return gpu.model == engine.model and overlap and gpu.went
+    return bool(np.any((gpu.start_s < engine.end_s) & (since < gpu.end_s)))
 
 
 def _served(requests: Requests, departures: list[Stay]) -> list[Stay]:
@@ -325,15 +328,40 @@ def _served(requests: Requests, departures: list[Stay]) -> list[Stay]:
     return moved
 
 
-def _reloads(c: Coldstart, stay: Stay) -> bool:
-    """Whether `stay`, of the model that comes in, was still there when that was asked for."""
-    if stay.model != c.arrival.model or stay.target not in (None, c.arrival.target):
-        return False
-    if stay in (c.arrival.engine, c.arrival.gpu):
-        return False
-    begun = c.born_s
-    begun = c.t4_s if np.isnan(begun) else begun
-    return c.t0_s <= stay.end_s <= begun + SLACK_S and stay.start_s < begun
+@dataclass(frozen=True, slots=True)
+class _Comings:
+    """The events that bring one model in: their places, and when each was asked for and begun."""
+
+    place: Ints
+    asked_s: Floats
+    begun_s: Floats
+
+
+def _comings(starts: Sequence[Coldstart]) -> dict[str, _Comings]:
+    """By model."""
+    places: dict[str, list[int]] = {}
+    for k, c in enumerate(starts):
+        places.setdefault(c.arrival.model, []).append(k)
+    found = {}
+    for model, mine in places.items():
+        asked, born, t4 = np.array(
+            [(c.t0_s, c.born_s, c.t4_s) for c in map(starts.__getitem__, mine)]
+        ).T
+        found[model] = _Comings(np.array(mine), asked, np.where(np.isnan(born), t4, born))
+    return found
+
+
+def _own(starts: Sequence[Coldstart], comings: Mapping[str, _Comings], stay: Stay) -> int | None:
+    """The first event of the stay's own model that was asked for while it was still there."""
+    mine = comings.get(stay.model)
+    if mine is None:
+        return None
+    asked = (mine.asked_s <= stay.end_s) & (stay.end_s <= mine.begun_s + SLACK_S)
+    for k in mine.place[asked & (stay.start_s < mine.begun_s)].tolist():
+        came = starts[k].arrival
+        if stay.target in (None, came.target) and stay not in (came.engine, came.gpu):
+            return int(k)
+    return None
 
 
 def _same(c: Coldstart, stay: Stay) -> bool:
@@ -342,17 +370,13 @@ def _same(c: Coldstart, stay: Stay) -> bool:
     return new is None or stay.context is None or new == stay.context
 
 
-def _before(c: Coldstart, stays: Sequence[Stay]) -> Stay | None:
-    mine = [
-        s
-        for s in stays
-        if s.went
-        and s.model == c.arrival.model
-        and s.target in (None, c.arrival.target)
-        and s.end_s <= c.t4_s + SLACK_S
-        and s not in (c.arrival.engine, c.arrival.gpu)
-    ]
-    return max(mine, key=lambda s: s.end_s, default=None)
+def _before(c: Coldstart, went: Crowd) -> Stay | None:
+    """The last of the model's stays that had ended by then."""
+    came = c.arrival
+    for s in went.where(went.end_s <= c.t4_s + SLACK_S):
+        if s.target in (None, came.target) and s not in (came.engine, came.gpu):
+            return s
+    return None
 
 
 def _slept(c: Coldstart, stays: Sequence[Stay]) -> Stay | None:
