@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from tokenswarm.analysis.columns import Bools, Columns, Floats, floats, run_seconds, texts
+from tokenswarm.analysis.columns import Bools, Columns, Floats, Ints, floats, run_seconds, texts
 from tokenswarm.analysis.requests import Requests
 
 Side = Literal["engine", "gpu"]
@@ -30,6 +30,9 @@ CRASHED_S = 0.5
 time."""
 CUT_S = 0.1
 """A client knows as soon after the death of the process."""
+
+AROUND = 5
+"""More samples than a hole in a process's rows that is closed."""
 
 ONE_STAMP_S = 0.002
 
@@ -241,11 +244,25 @@ def process_stays(processes: Columns, gpu: Columns, t0_unix_ns: int) -> list[Sta
             continue
         rows = np.flatnonzero((keys[0] == host) & (keys[1] == device) & (keys[2] == model))
         when = looks[(host, device)]
-        for p in np.unique(pid[rows]):
-            mine = rows[pid[rows] == p]
-            held = memory_at(when, at[mine], used[mine])
-            stays += _process_runs(model, (host, device), when, held)
+        step = _usual_step(when)
+        for mine in _apart_by(pid, rows):
+            near = _around(when, at[mine])
+            held = memory_at(near, at[mine], used[mine], step)
+            stays += _process_runs(model, (host, device), near, held)
     return _merged(sorted(stays, key=lambda s: s.start_s))
+
+
+def _apart_by(keys: Floats, rows: Ints) -> list[Ints]:
+    """`rows` in groups of equal `keys`, each in the order in which they were."""
+    order = rows[np.argsort(keys[rows], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+
+
+def _around(when: Floats, at: Floats) -> Floats:
+    """The samples from a few before the first of `at` to a few after the last, which is all that
+    a process shows up in."""
+    first = int(np.searchsorted(when, at.min())) - AROUND
+    return when[max(0, first) : int(np.searchsorted(when, at.max())) + AROUND]
 
 
 def _merged(stays: list[Stay]) -> list[Stay]:
@@ -279,8 +296,9 @@ def _apart(at: Floats) -> Floats:
     return at[np.diff(at, prepend=-np.inf) > ONE_STAMP_S]
 
 
-def memory_at(when: Floats, at: Floats, used: Floats) -> Floats:
+def memory_at(when: Floats, at: Floats, used: Floats, usual_step_s: float | None = None) -> Floats:
     """Bytes of one process at the samples `when`, from its rows; 0 where a sample lacks it.
+    `usual_step_s`: between two samples, where `when` are few of many.
 
     The rows of one sample may be stamped some ns apart, so a sample counts as showing the
     process when a row of it lies within three quarters of the usual interval. A row without a
@@ -288,7 +306,7 @@ def memory_at(when: Floats, at: Floats, used: Floats) -> Floats:
     """
     order = np.argsort(at)
     at, used = at[order], used[order]
-    step = min(_usual_step(at), _usual_step(when))
+    step = min(_usual_step(at), _usual_step(when) if usual_step_s is None else usual_step_s)
     after = np.minimum(np.searchsorted(at, when), len(at) - 1)
     before = np.maximum(after - 1, 0)
     near = np.where(np.abs(when - at[before]) <= np.abs(at[after] - when), before, after)
