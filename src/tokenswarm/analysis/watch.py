@@ -173,6 +173,10 @@ class Watch:
         keep[np.flatnonzero(self._sealed)[:too_many]] = False
         self.rows["request"].keep(keep)
         self._sealed = self._sealed[keep]
+        held_ns = self.rows["request"].columns()["time_ns"]
+        first_ns = int(min(held_ns, default=0))
+        strata = self._times["request_stratum"]
+        self._times["request_stratum"] = {t for t in strata if t >= first_ns}
 
     def _sealed_events(self, found: Found, horizon_s: float) -> list[SwapEvent]:
         new = []
