@@ -59,6 +59,7 @@ def test_what_is_older_than_half_an_hour_is_gone(told: Story) -> None:
 def test_everything_is_gone_in_the_end(told: Story) -> None:
     shown = page(told, KEPT_S + 3600.0)
     assert counted(shown) == {}
+    assert {row.itl_p95_s for row in shown.rows} == {None}
     assert shown.events == []
 
 

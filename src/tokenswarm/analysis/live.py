@@ -46,8 +46,8 @@ ITL_REQUESTS = 1000
 """ITL is pooled over so many requests of a model, the last ones."""
 Pair = tuple[str, list[Any]]
 Ints = NDArray[np.uint32]
-Gaps = defaultdict[str, deque[Ints]]
-"""Model -> the gaps between tokens of its last requests, us."""
+Gaps = defaultdict[str, deque[tuple[int, Ints]]]
+"""Model -> of its last requests, when each ended (ns) and the gaps between its tokens, us."""
 
 
 class ModelNow(msgspec.Struct, frozen=True):
@@ -101,7 +101,8 @@ class Live:
             if name in self._rows:
                 self._rows[name].add(row)
                 if name == "request" and row[_GAPS]:
-                    self._gaps[row[_MODEL]].append(np.array(row[_GAPS][1:], dtype=np.uint32))
+                    gaps = np.array(row[_GAPS][1:], dtype=np.uint32)
+                    self._gaps[row[_MODEL]].append((row[0], gaps))
 
     def page(self, now_s: float, *, over: bool = False) -> LivePage:
         """Everything as it is at `now_s` on the run's clock."""
@@ -122,12 +123,17 @@ class Live:
             offset_s=start_s,
             now_s=now_s,
             t0_unix_ns=manifest.t0_unix_ns,
-            rows=[_now(n, table, found, columns, line, self._gaps[n]) for n in names],
+            rows=[
+                _now(n, table, found, columns, line, self._gaps_since(n, t0_unix_ns)) for n in names
+            ],
             models=names,
             strata=STRATA,
             timeline=line,
             events=_events(found),
         )
+
+    def _gaps_since(self, model: str, unix_ns: int) -> list[Ints]:
+        return [gaps for ended_ns, gaps in self._gaps[model] if ended_ns >= unix_ns]
 
     def _forget(self, now_s: float) -> float:
         """Let go of what is too old or too much; where the page begins, on the run's clock."""

@@ -174,7 +174,7 @@ class Watch:
         self.rows["request"].keep(keep)
         self._sealed = self._sealed[keep]
         held_ns = self.rows["request"].columns()["time_ns"]
-        first_ns = int(min(held_ns, default=0))
+        first_ns = int(held_ns.min()) if len(held_ns) else 0
         strata = self._times["request_stratum"]
         self._times["request_stratum"] = {t for t in strata if t >= first_ns}
 
