@@ -101,6 +101,46 @@ class TokenSeries:
         self.in_load += np.bincount(model[loaded], weights=weight, minlength=len(self.in_load))
 
 
+def blocks(
+    first_s: Floats, last_s: Floats, tokens: Floats, load_s: float, width_s: float
+) -> Floats:
+    """Tokens a second in equal blocks of time, each about `width_s`, from t0 to `load_s`.
+
+    Requests bring `tokens` evenly from their first to their last: at their ends alone, streams in
+    step would make all blocks alike, or leave every other one empty. NaN is left out.
+    """
+    n = int(load_s // width_s)
+    if n < 1:
+        return np.zeros(0)
+    known = ~(np.isnan(tokens) | np.isnan(last_s))
+    last, tokens = last_s[known], tokens[known]
+    first = np.fmin(first_s[known], last)  # fmin: a reply in one piece names no first
+    edges = np.linspace(0.0, load_s, n + 1)
+    return np.asarray(np.diff(_arrived(first, last, tokens, edges)) * n / load_s)
+
+
+def _arrived(first_s: Floats, last_s: Floats, tokens: Floats, edges_s: Floats) -> Floats:
+    """How many tokens had arrived by each of `edges_s`."""
+    spread = last_s - first_s > 1e-3
+    rate = tokens[spread] / (last_s - first_s)[spread]
+    begun = _since(first_s[spread], rate, edges_s)
+    ended = _since(last_s[spread], rate, edges_s)
+    order = np.argsort(last_s[~spread])
+    whole = np.concatenate([[0.0], np.cumsum(tokens[~spread][order])])
+    at = np.searchsorted(last_s[~spread][order], edges_s)
+    return np.asarray(begun - ended + whole[at])
+
+
+def _since(at_s: Floats, rate: Floats, edges_s: Floats) -> Floats:
+    """What flows at each `rate` from `at_s` on comes to, all together, by each edge."""
+    order = np.argsort(at_s)
+    at_s, rate = at_s[order], rate[order]
+    rates = np.concatenate([[0.0], np.cumsum(rate)])
+    offsets = np.concatenate([[0.0], np.cumsum(rate * at_s)])
+    n = np.searchsorted(at_s, edges_s)
+    return np.asarray(rates[n] * edges_s - offsets[n])
+
+
 def _starts(lengths: Ints) -> Ints:
     return (
         np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)

@@ -11,6 +11,7 @@ from tokenswarm.analysis.columns import Floats, floats
 from tokenswarm.analysis.compare import ALL, Side
 from tokenswarm.analysis.figures import STRATA, Percentiles
 from tokenswarm.analysis.percentiles import nearest_rank
+from tokenswarm.analysis.throughput import blocks
 from tokenswarm.analysis.vram import device_memories
 from tokenswarm.compare.value import LoadFigures, Value
 from tokenswarm.report.diff import side
@@ -23,6 +24,7 @@ BLOCKS = 1000
 BLOCKS_WANTED, SHORTEST_S, LONGEST_S = 20, 1.0, 5.0
 """So many blocks of time a load is cut into for the interval of its throughput, and how long each
 may be: what follows closely is not independent."""
+TOKENS = ("t_first_token_s", "t_last_token_s", "output_tokens")
 Z = 1.959964  # of 95 %
 
 
@@ -73,7 +75,9 @@ def share(hits: int, n: int) -> Value:
     p, z2 = hits / n, Z * Z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Value(p, n, max(0.0, centre - half), min(1.0, centre + half))
+    low = centre - half if hits else 0.0  # by rounding these two would miss what was seen
+    high = centre + half if hits < n else 1.0
+    return Value(p, n, low, high)
 
 
 def median(values: Sequence[float | None]) -> Value:
@@ -101,19 +105,16 @@ def _worst(spreads: Sequence[Percentiles]) -> Percentiles:
 
 
 def _tok_s(run: RunDir, found: Side) -> Value:
-    """Over the load without drain; the interval by blocks of time, at a request's end."""
+    """Over the load without drain; the interval by blocks of time."""
     value, load_s = found.summary.output_tok_s, found.summary.load_s or 0.0
     width_s = min(max(load_s / BLOCKS_WANTED, SHORTEST_S), LONGEST_S)
-    n = int(load_s // width_s)
-    if not enough(n, 0.5):
-        return Value(value, n)
-    ended = parquet.query(run, "SELECT t_last_token_s, output_tokens FROM request")
-    at, tokens = floats(ended, "t_last_token_s"), floats(ended, "output_tokens")
-    inside = (at >= 0) & (at < n * width_s) & ~np.isnan(tokens)
-    place = (at[inside] // width_s).astype(np.int64)
-    blocks = np.bincount(place, weights=tokens[inside], minlength=n)[:n] / width_s
-    low, high = _bounds(mean_draws(blocks, _rng()))
-    return Value(value, n, low, high)
+    if not enough(int(load_s // width_s), 0.5):
+        return Value(value, int(load_s // width_s))
+    columns = parquet.query(run, f"SELECT {', '.join(TOKENS)} FROM request")
+    first_s, last_s, tokens = (floats(columns, name) for name in TOKENS)
+    rates = blocks(first_s, last_s, tokens, load_s, width_s)
+    low, high = _bounds(mean_draws(rates, _rng()))
+    return Value(value, len(rates), low, high)
 
 
 def _energy(run: RunDir, load_s: float | None, tok_s: float | None) -> float | None:

@@ -27,6 +27,7 @@ from tokenswarm.analysis.compare import (
 from tokenswarm.analysis.figures import STRATA, Summary
 from tokenswarm.analysis.percentiles import GapPool
 from tokenswarm.analysis.run import analyse
+from tokenswarm.analysis.throughput import blocks
 from tokenswarm.report import markdown as md
 from tokenswarm.report import units
 from tokenswarm.report.table import STRATUM_WORDS
@@ -105,18 +106,14 @@ def _part(where: Bools, ok: Bools, latencies: dict[str, Floats], gaps: Ints, own
 
 
 def _tokens(found: Any, summary: Summary) -> dict[str, Floats]:
-    """Output tokens a second in blocks of BLOCK_S under load, by model; at a request's end."""
+    """Output tokens a second in blocks of about BLOCK_S under load, by model."""
     load_s = summary.load_s or summary.duration_s
-    blocks = int(load_s // BLOCK_S)
-    at, tokens = floats(found, "t_last_token_s"), floats(found, "output_tokens")
-    inside = (at >= 0) & (at < blocks * BLOCK_S) & ~np.isnan(tokens)
-    model = texts(found, "model")
+    first_s, last_s = floats(found, "t_first_token_s"), floats(found, "t_last_token_s")
+    tokens, model = floats(found, "output_tokens"), texts(found, "model")
     out = {}
-    for name in summary.models if blocks else ():
-        mine = inside & np.asarray(model == name, dtype=np.bool_)
-        place = (at[mine] // BLOCK_S).astype(np.int64)
-        sums = np.bincount(place, weights=tokens[mine], minlength=blocks)
-        out[name] = np.asarray(sums / BLOCK_S, dtype=np.float64)
+    for name in summary.models if load_s >= BLOCK_S else ():
+        mine = np.asarray(model == name, dtype=np.bool_)
+        out[name] = blocks(first_s[mine], last_s[mine], tokens[mine], load_s, BLOCK_S)
     return out
 
 
