@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.canned_server import canned_server
+from tests.canned_server import Given, canned_server
 from tests.engine_answers import llama_router, llama_swap
 from tests.engine_page import LABELS, PAGE, PITFALLS, page
 from tokenswarm.compare.ask import ask, call_of, canary
@@ -83,6 +83,17 @@ def test_weights_that_were_dropped_and_not_loaded_again_are_told_by_the_text(
     assert canary(url, "openai", "tinyllama-1.1b", S) != before
     Server(url, S).post("/collective_rpc", {"method": "reload_weights"})
     assert canary(url, "openai", "tinyllama-1.1b", S) == before
+
+
+def test_vllm_that_cannot_reload_its_weights_has_its_cache_all_the_same() -> None:
+    """As with weights that were never in a file: it must not die of the next request."""
+    refused = (500, b'{"error":{"message":"Model reloading with `dummy` format"}}')
+    asked = ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+    answers: dict[str, Given] = {asked[0]: {}, asked[1]: refused, asked[2]: {}}
+    with canned_server(answers) as server:
+        with pytest.raises(TargetError, match="Model reloading with `dummy` format"):
+            adapter("vllm").wake(server.url, 2, S)
+        assert [path for path, _, _ in server.seen] == asked
 
 
 def test_sglang_releases_and_loads_its_weights_from_disk_again(sglang: Endpoints) -> None:

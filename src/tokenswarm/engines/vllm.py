@@ -100,8 +100,10 @@ class Vllm(OpenAi):
             done(server, "/wake_up", {})
             return
         done(server, "/wake_up?tags=weights", {})
-        done(server, "/collective_rpc", {"method": "reload_weights"})
-        done(server, "/wake_up?tags=kv_cache", {})
+        try:
+            done(server, "/collective_rpc", {"method": "reload_weights"})
+        finally:  # without its cache it would take requests and die of them
+            done(server, "/wake_up?tags=kv_cache", {})
         server.post("/reset_prefix_cache", {})  # what the cache holds is of the old weights
 
     def prompt_tokens(self, url: str, body: Mapping[str, Any], timeout_s: float) -> int | None:
