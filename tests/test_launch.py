@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import children, popen, until
+from tests.running import ROOT, children, popen, until
 from tokenswarm.errors import UsageError
 from tokenswarm.launch import ledger
 from tokenswarm.launch.phases import phases
@@ -164,7 +164,21 @@ VLLM_FULL = (
     "(94.1/139.8 GiB) on startup is less than desired GPU memory utilization (0.9, 125.82 GiB). "
     "Decrease GPU memory utilization or reduce GPU memory used by other processes."
 )
+H200 = ROOT / "docs" / "results" / "2026-11-28-vllm-h200" / "vllm" / "logs"
 DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'
+
+
+def test_the_reason_of_a_real_vllm_is_told_without_what_the_log_puts_before_it() -> None:
+    why = reason((H200 / "greedy.log").read_text(), 1)
+    assert why.kind == "out_of_memory"
+    assert why.text.startswith("out of memory: ValueError: Free memory on device cuda:0 (92.27/")
+    assert why.text.endswith("reduce GPU memory used by other processes.")
+
+
+def test_the_phases_of_a_real_vllm() -> None:
+    found = phases((H200 / "yi.log").read_text())
+    assert (found.weights_s, found.init_s, found.graphs_s) == (1.48, 9.54, None)
+    assert found.weights_bytes == pytest.approx(6.06e9 * 2, rel=0.01)  # bfloat16
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ class Journal:
     def __init__(self, folder: Path):
         self._path = folder / NAME
         self.entries: list[Entry] = list(_read(self._path))
-        if self.entries:  # a line that was cut off must not spoil the next one
-            with self._path.open("ab") as file:
+        if self.entries and not self._path.read_bytes().endswith(b"\n"):
+            with self._path.open("ab") as file:  # a line that was cut off, not to spoil the next
                 file.write(b"\n")
 
     def add(self, entry: Entry) -> None:

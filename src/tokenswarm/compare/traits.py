@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tokenswarm.compare.comparison import Change, Solution
+from tokenswarm.compare.value import LoadFigures
 from tokenswarm.report import units
 
 SLOWER = 3.0
@@ -63,10 +64,15 @@ def _latency(s: Solution) -> Iterator[str]:
         if ratio <= EVEN or ratio >= UNEVEN:
             word = "even" if ratio <= EVEN else "uneven"
             yield f"{word} latency: P95 is {units.digits(ratio)} times the mean"
-    if s.single and s.together and s.single.tok_s.value and s.together.tok_s.value:
-        gain = s.together.tok_s.value / s.single.tok_s.value
+    if s.single and s.together and s.single.users < s.together.users:
+        yield from _gain(s.single, s.together)
+
+
+def _gain(single: LoadFigures, together: LoadFigures) -> Iterator[str]:
+    if single.tok_s.value and together.tok_s.value:
+        gain = together.tok_s.value / single.tok_s.value
         word = "gains" if gain >= GAIN else "gains little"
         yield (
             f"{word} from concurrent requests: {units.digits(gain)} times the tok/s with "
-            f"{s.together.users} users on {units.many(len(s.together.models), 'model')}"
+            f"{together.users} users on {units.many(len(together.models), 'model')}"
         )

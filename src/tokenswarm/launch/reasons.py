@@ -47,6 +47,11 @@ _WORDS: dict[FailureKind, str] = {
     "wrong_server": "another server answers", "timeout": "not ready in time", "killed": "killed",
     "unhealthy": "unhealthy", "ended": "ended",
 }  # fmt: skip
+# what stands before the text: vLLM's process, level, time and place; SGLang's time and rank
+_PREFIX = re.compile(
+    r"^(?:\(\w+(?: pid=\d+)?\) )?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] )?"
+    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] )?"
+)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -61,7 +66,7 @@ def reason(log: str, exit_code: int | None, *, oom_killed: bool = False) -> Fail
 
     `exit_code` is negative for a signal, as Python has it, 128 + n as shells have it.
     """
-    lines = [_COLOURS.sub("", line) for line in log.splitlines()[-TAIL_LINES:]]
+    lines = [_PREFIX.sub("", _COLOURS.sub("", line)) for line in log.splitlines()[-TAIL_LINES:]]
     if oom_killed:
         return failure("out_of_memory", "the kernel killed it at its memory limit")
     for kind, pattern in PATTERNS:
