@@ -2,7 +2,8 @@
 
 Both send the same prompts in the same order, want the same lengths and keep as many requests in
 flight, against the same server. Figures are those of `vllm bench serve`, ours by
-`tokenswarm report --compat vllm`; medians over the pairs, and how far they are apart.
+`tokenswarm report --compat vllm`; medians over the pairs, and how far they are apart. Below stand
+what the server itself says of its TTFT, and what each client took of the CPU for a token.
 
     python -m bench.vllm_pairs --model tinyllama-1.1b --tokenizer DIR/tokenizer \
         --url http://127.0.0.1:40001 [-- COMMAND OF A SERVER TO BE STARTED]
@@ -12,10 +13,12 @@ import argparse
 import json
 import os
 import random
+import resource
 import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +26,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from tokenswarm.engines import adapter
+from tokenswarm.engines.control import Server
+from tokenswarm.engines.prometheus import samples
 from tokenswarm.launch.process import ProcessLauncher
 from tokenswarm.launch.ready import await_ready, refuse_taken
 from tokenswarm.launch.start import Start
@@ -38,6 +43,8 @@ ALLOWED = {"tok_s": (0.03, 0.0), "tpot_ms": (0.03, 0.0), "ttft_ms": (0.03, 2.0),
            "tpot_p50_ms": (0.03, 0.0), "ttft_p50_ms": (0.03, 2.0)}  # fmt: skip
 """Figure -> the share and the amount that the medians may be apart, whichever is more."""
 RUN_S = 300.0
+SERVER_TTFT = "vllm:time_to_first_token_seconds"
+WARM_UP = 4  # the run before the pairs has a fourth of the requests
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,12 +74,15 @@ def main() -> int:
     dataset = write_dataset(a, scenario)
     server = start(a) if a.server else None
     try:
-        warm(a, scenario, dataset)
-        rounds = [pair(a, scenario, dataset, number) for number in range(a.pairs)]
+        small = pair(a, scenario, dataset, "warm-up", max(1, a.requests // WARM_UP), 0)
+        rounds = [pair(a, scenario, dataset, str(i), a.requests, i) for i in range(a.pairs)]
     finally:
         if server is not None:
             server.stop()
-    return report(a, rounds)
+    (a.out / "pairs.json").write_text(json.dumps([small, *rounds], indent=1) + "\n")
+    code = verdict(a, rounds)
+    beside(a, small, rounds)
+    return code
 
 
 def start(a: argparse.Namespace) -> Any:
@@ -118,41 +128,62 @@ def write_dataset(a: argparse.Namespace, scenario: Path) -> Path:
     return path
 
 
-def warm(a: argparse.Namespace, scenario: Path, dataset: Path) -> None:
-    """One run of each that does not count."""
-    ours(a, scenario, "warm-up")
-    theirs(a, dataset, "warm-up")
-
-
 def pair(
-    a: argparse.Namespace, scenario: Path, dataset: Path, number: int
+    a: argparse.Namespace, scenario: Path, dataset: Path, name: str, requests: int, number: int
 ) -> dict[str, dict[str, float]]:
     """One run of each; who goes first changes from pair to pair."""
-    sides = {"vllm": lambda: theirs(a, dataset, str(number)),
-             "tokenswarm": lambda: ours(a, scenario, str(number))}  # fmt: skip
+    sides = {"vllm": lambda: theirs(a, dataset, name, requests),
+             "tokenswarm": lambda: ours(a, scenario, name, requests)}  # fmt: skip
     order = list(sides) if number % 2 == 0 else list(reversed(sides))
-    found = {name: sides[name]() for name in order}
-    for name in sides:
-        said = ", ".join(f"{k} {v:.2f}" for k, v in found[name].items())
-        print(f"pair {number + 1}, {name}: {said}", flush=True)
+    found = {side: counted(a, sides[side]) for side in order}
+    for side in sides:
+        said = ", ".join(f"{k} {v:.2f}" for k, v in found[side].items())
+        print(f"{name}, {side}: {said}", flush=True)
     return found
 
 
-def ours(a: argparse.Namespace, scenario: Path, name: str) -> dict[str, float]:
+def counted(a: argparse.Namespace, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The figures of `run`, with the server's own mean TTFT, where it has it, and the CPU seconds
+    that the client took from its start to its end."""
+    before, cpu_s = server_ttft(a.url), children_s()
+    found = run()
+    after = server_ttft(a.url)
+    found["cpu_s"] = children_s() - cpu_s
+    if count := after[1] - before[1]:
+        found["server_ttft_ms"] = (after[0] - before[0]) / count * 1e3
+    return found
+
+
+def server_ttft(url: str) -> tuple[float, float]:
+    """Seconds and requests, since its start, of the server's own measure."""
+    page = Server(url, 10.0).get("/metrics").body.decode("utf-8", "replace")
+    names = (f"{SERVER_TTFT}_sum", f"{SERVER_TTFT}_count")
+    found = list(samples(page, names))
+    sum_s, count = (sum(s.value for s in found if s.name == name) for name in names)
+    return sum_s, count
+
+
+def children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def ours(a: argparse.Namespace, scenario: Path, name: str, requests: int) -> dict[str, float]:
     out = a.out / "runs" / name
-    command = [sys.executable, "-m", "tokenswarm", "run", str(scenario), "--out", str(out)]
+    command = [sys.executable, "-m", "tokenswarm", "run", str(scenario), "--out", str(out),
+               "--max-requests", str(requests)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
     runs = sorted(p for p in out.glob("*") if (p / "summary.json").is_file())
     if not runs:
         raise SystemExit(f"tokenswarm run failed ({done.returncode}): {done.stderr[-2000:]}")
     f = by_model(RunDir.open(runs[-1]))["all models"]
-    refuse_failures("tokenswarm", f.completed, a)
+    refuse_failures("tokenswarm", f.completed, requests)
     return {"tok_s": number_of(f.output_throughput), "tpot_ms": number_of(f.tpot_ms.mean),
             "ttft_ms": number_of(f.ttft_ms.mean), "tpot_p50_ms": number_of(f.tpot_ms.median),
             "ttft_p50_ms": number_of(f.ttft_ms.median)}  # fmt: skip
 
 
-def theirs(a: argparse.Namespace, dataset: Path, name: str) -> dict[str, float]:
+def theirs(a: argparse.Namespace, dataset: Path, name: str, requests: int) -> dict[str, float]:
     folder = a.out / "vllm"
     folder.mkdir(exist_ok=True)
     command = [
@@ -160,7 +191,7 @@ def theirs(a: argparse.Namespace, dataset: Path, name: str) -> dict[str, float]:
         "--endpoint", "/v1/chat/completions", "--model", a.model, "--tokenizer", a.tokenizer,
         "--dataset-name", "custom", "--dataset-path", str(dataset), "--disable-shuffle",
         "--skip-chat-template", "--custom-output-len", str(a.output),
-        "--num-prompts", str(a.requests), "--max-concurrency", str(a.concurrency),
+        "--num-prompts", str(requests), "--max-concurrency", str(a.concurrency),
         "--ignore-eos", "--temperature", "0", "--disable-tqdm", "--save-result",
         "--result-dir", str(folder), "--result-filename", f"{name}.json",
     ]  # fmt: skip
@@ -172,13 +203,13 @@ def theirs(a: argparse.Namespace, dataset: Path, name: str) -> dict[str, float]:
     if done.returncode or not file.is_file():
         raise SystemExit(f"vllm bench serve failed ({done.returncode}): {done.stderr[-2000:]}")
     found = json.loads(file.read_text())
-    refuse_failures("vllm bench serve", found["completed"], a)
+    refuse_failures("vllm bench serve", found["completed"], requests)
     return {ours_: float(found[name_]) for ours_, name_ in MEANS.items()}
 
 
-def refuse_failures(who: str, completed: int, a: argparse.Namespace) -> None:
-    if completed != a.requests:
-        raise SystemExit(f"{who}: {completed} of {a.requests} requests went well: no comparison")
+def refuse_failures(who: str, completed: int, requests: int) -> None:
+    if completed != requests:
+        raise SystemExit(f"{who}: {completed} of {requests} requests went well: no comparison")
 
 
 def number_of(value: float | None) -> float:
@@ -187,21 +218,49 @@ def number_of(value: float | None) -> float:
     return value
 
 
-def report(a: argparse.Namespace, rounds: list[dict[str, dict[str, float]]]) -> int:
+def verdict(a: argparse.Namespace, rounds: list[dict[str, dict[str, float]]]) -> int:
     """Print medians and differences; 1 when one is larger than allowed."""
     print(f"\n{a.pairs} pairs, {a.requests} requests of {a.input} words and {a.output} tokens, "
           f"{a.concurrency} at a time\n")  # fmt: skip
     print(f"{'figure':<14}{'vllm bench':>12}{'tokenswarm':>12}{'apart':>10}{'allowed':>20}")
     missed = False
     for figure, (share, amount) in ALLOWED.items():
-        v, t = (statistics.median(r[who][figure] for r in rounds) for who in ("vllm", "tokenswarm"))
+        v, t = medians(rounds, figure)
         within = abs(t - v) <= max(share * v, amount)
         missed |= not within
         limit = f"{share:.0%}" + (f" or {amount:g} ms" if amount else "")
-        verdict = "met" if within else "NOT MET"
-        print(f"{figure:<14}{v:>12.2f}{t:>12.2f}{(t / v - 1) * 100:>+9.1f}%{limit:>14} {verdict}")
-    (a.out / "pairs.json").write_text(json.dumps(rounds, indent=1) + "\n")
+        said = "met" if within else "NOT MET"
+        print(f"{figure:<14}{v:>12.2f}{t:>12.2f}{(t / v - 1) * 100:>+9.1f}%{limit:>14} {said}")
     return 1 if missed else 0
+
+
+def beside(
+    a: argparse.Namespace,
+    small: dict[str, dict[str, float]],
+    rounds: list[dict[str, dict[str, float]]],
+) -> None:
+    """Print what has no bound: the load may differ (the server knows), the clients' cost does.
+
+    A client's start is left out of its cost: what the larger run took beyond the smaller one."""
+    print(f"\n{'':<34}{'vllm bench':>12}{'tokenswarm':>12}")
+    if all("server_ttft_ms" in side for r in rounds for side in r.values()):
+        v, t = medians(rounds, "server_ttft_ms")
+        print(f"{'TTFT by the server itself (ms)':<34}{v:>12.2f}{t:>12.2f}")
+        over = [{who: {"over": side["ttft_ms"] - side["server_ttft_ms"]} for who, side in r.items()}
+                for r in rounds]  # fmt: skip
+        v, t = medians(over, "over")
+        print(f"{'what the client measured beyond it':<34}{v:>12.2f}{t:>12.2f}")
+    tokens = (a.requests - max(1, a.requests // WARM_UP)) * a.output
+    v, t = medians(rounds, "cpu_s")
+    v, t = (((large_s - small[who]["cpu_s"]) / tokens * 1e6)
+            for who, large_s in (("vllm", v), ("tokenswarm", t)))  # fmt: skip
+    print(f"{'CPU a token (us)':<34}{v:>12.1f}{t:>12.1f}")
+
+
+def medians(rounds: list[dict[str, dict[str, float]]], figure: str) -> tuple[float, float]:
+    """Over the pairs: vllm bench serve's, ours."""
+    v, t = (statistics.median(r[who][figure] for r in rounds) for who in ("vllm", "tokenswarm"))
+    return v, t
 
 
 if __name__ == "__main__":
