@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.otlp_server import OtlpServer
-from tests.running import fair, finished, popen, records, run_dirs, scenario
+from tests.running import fair, finished, popen, records, run_dirs, scenario, tokenswarm
 from tests.test_run_locust import MODELS, NAMES, locust
 from tokenswarm.sim.process import start
 
@@ -20,10 +20,13 @@ class Exported:
     collector: OtlpServer
     records: list[dict[str, Any]]
     run_id: str
+    talks: bool  # Locust's own command line logs what goes on, `tokenswarm run` only trouble
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+@pytest.fixture(scope="module", params=["locust", "tokenswarm"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
     folder, collector = tmp_path_factory.mktemp("otel"), OtlpServer()
     with pytest.MonkeyPatch.context() as patch, start("steady") as box:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
@@ -31,10 +34,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
         patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "500")
         file = scenario(folder / "s.yaml", box.ollama_url, *MODELS, duration_s=3,
                         load={"kind": "closed", "users": 4})  # fmt: skip
-        code = finished(popen(locust("--scenario", file, "--otel"), folder))
+        if request.param == "locust":
+            process = popen(locust("--scenario", file, "--otel"), folder)
+        else:
+            patch.setenv("LOCUST_ENABLE_OPENTELEMETRY", "1")
+            process = tokenswarm("run", file, "--workers", 2, cwd=folder)
+        code = finished(process)
     assert fair(code, folder), (folder / "stderr.txt").read_text()
     (run,) = run_dirs(folder / "runs")
-    yield Exported(collector, records(run), run.read_manifest().run_id)
+    yield Exported(collector, records(run), run.read_manifest().run_id,
+                   talks=request.param == "locust")  # fmt: skip
     collector.shutdown()
     collector.server_close()
 
@@ -60,7 +69,7 @@ def test_it_gets_the_number_of_users(exported: Exported) -> None:
 
 def test_it_gets_the_log(exported: Exported) -> None:
     logs = b"".join(body for path, body in exported.collector.bodies if path == "/v1/logs")
-    assert exported.run_id.encode() in logs
+    assert (exported.run_id.encode() in logs) == exported.talks
 
 
 def durations(collector: OtlpServer) -> dict[str, tuple[int, float]]:

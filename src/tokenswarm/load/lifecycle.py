@@ -12,6 +12,7 @@ import gevent
 from tokenswarm.errors import TokenswarmError
 from tokenswarm.load.master import Master
 from tokenswarm.load.options import add_arguments, scenario_of, users_of
+from tokenswarm.load.otel import after_forks
 from tokenswarm.load.users import MixUser
 from tokenswarm.load.worker import Worker
 
@@ -20,6 +21,7 @@ REPORT_S = 1.0
 
 def install() -> None:
     """Hook into Locust; called once, when tokenswarm.load is imported."""
+    after_forks()
     events.init_command_line_parser.add_listener(add_arguments)  # type: ignore[no-untyped-call]
     events.init.add_listener(_on_init)  # type: ignore[no-untyped-call]
 

@@ -4,7 +4,6 @@ A process of its own (analysis/live.py) makes live.json; here files are only han
 neither page costs the load anything. With --web-login all of it is behind Locust's login.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Response, abort, request, send_file
 
+from tokenswarm.load.child import Child
 from tokenswarm.store.rundir import RunDir
 from tokenswarm.store.schema import MEASUREMENTS
 
@@ -47,7 +47,7 @@ class LivePage:
         self._web_ui = environment.web_ui
         self._grafana = (environment.parsed_options.grafana_url or "").rstrip("/")
         self._run: RunDir | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         if self._web_ui is not None:
             self._add_routes((environment.parsed_options.web_base_path or "").rstrip("/"))
             self._add_tab()
@@ -58,17 +58,12 @@ class LivePage:
             return
         self._run = run
         argv = [sys.executable, "-m", "tokenswarm.analysis.live", str(run.path)]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE)
+        self._process = Child(argv)
 
     def end(self) -> None:
         """The run is over: one last look, then the process ends."""
-        if self._process is None:
-            return
-        try:
-            self._process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            self._process.end(END_S)
         self._process = None
 
     # -- routes

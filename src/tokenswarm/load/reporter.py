@@ -1,10 +1,10 @@
 """At the end of a run: analysis and report, in a process that gevent never touched."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 from tokenswarm.errors import EXIT_NOT_VALID
+from tokenswarm.load.child import Child
 
 
 def finish_run(
@@ -17,7 +17,7 @@ def finish_run(
     for flag, file in (("--junit", junit), ("--markdown", markdown)):
         argv += [flag, file] if file else []
     sys.stdout.flush()
-    code = subprocess.run(argv, check=False).returncode
+    code = Child(argv).end(None).status
     if code < 0:
         sys.stderr.write(
             f"tokenswarm: the report of {run_dir} was ended by signal {-code}; "

@@ -1,7 +1,6 @@
 """The sampler process beside the master: GPU and residency, outside gevent."""
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +9,7 @@ import gevent
 import msgspec
 
 from tokenswarm.clock import NS, Clocks
+from tokenswarm.load.child import Child
 from tokenswarm.telemetry.link.subscriber import DRAIN_S
 from tokenswarm.telemetry.sampler import LastWord
 
@@ -36,12 +36,7 @@ class SamplerProcess:
         # what an agent has not handed over yet is worth waiting for
         self._t0_unix_ns: int = config["t0_unix_ns"]
         self._end_s = END_S + (DRAIN_S if config.get("agents") else 0.0)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tokenswarm.telemetry"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdin is not None
+        self._process = Child([sys.executable, "-m", "tokenswarm.telemetry"], stdout=True)
         self._process.stdin.write(json.dumps(config).encode() + b"\n")
         self._process.stdin.flush()
 
@@ -57,13 +52,10 @@ class SamplerProcess:
 
         `t0_unix_ns`: where the run's seconds count from in the end.
         """
-        try:
-            said, _ = self._process.communicate(timeout=self._end_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+        ended = self._process.end(self._end_s)
+        if ended.killed:
             return SamplerEnd(notes=["the sampler did not end in time and was killed"])
-        end = _last_word(said, self._process.returncode)
+        end = _last_word(ended.said, ended.status)
         moved_s = (self._t0_unix_ns - t0_unix_ns) / NS
         clocks = {
             name: replace(c, first_s=c.first_s + moved_s, last_s=c.last_s + moved_s)

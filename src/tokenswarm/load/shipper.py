@@ -2,13 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tokenswarm.load.child import Child
 
 DRAIN_S = 10.0
 END_S = 600.0
@@ -32,23 +33,18 @@ class ShipperProcess:
 
     def __init__(self, run_dir: Path, environ: Mapping[str, str]):
         self._run_dir = run_dir
-        self._process = subprocess.Popen(
+        self._process = Child(
             [sys.executable, "-m", "tokenswarm", "ship", str(run_dir), "--follow", "--until-eof",
              "--quiet", "--drain", str(DRAIN_S)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=True,
+            stderr=True,
             env=os.environ | environ,
         )  # fmt: skip
 
     def end(self) -> ShipperEnd:
         """Close its stdin, let it send the rest, and take its last word."""
-        try:
-            said, trouble = self._process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            said, trouble = self._process.communicate()
-        return _last_word(said, trouble, self._run_dir)
+        ended = self._process.end(END_S)
+        return _last_word(ended.said, ended.trouble, self._run_dir)
 
 
 def database_environ(options: Namespace) -> dict[str, str]:

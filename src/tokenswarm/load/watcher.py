@@ -1,11 +1,12 @@
 """The watch beside the master: swaps and strata of a run that goes on, into the run's spool."""
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tokenswarm.load.child import Child
 
 END_S = 30.0
 """A look at half an hour of a busy run takes seconds; one that is on is let end."""
@@ -27,36 +28,31 @@ class WatcherProcess:
     """
 
     def __init__(self, run_dir: Path, delay_s: float) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._refused = ""
         try:
-            self._process = subprocess.Popen(
+            self._process = Child(
                 [sys.executable, "-m", "tokenswarm", "watch", str(run_dir), "--until-eof",
                  "--quiet", "--delay", str(delay_s)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=True,
+                stderr=True,
             )  # fmt: skip
         except OSError as e:
             self._refused = f"it cannot be started: {e.strerror}"
 
     def end(self) -> WatcherEnd:
         """Close its stdin and take its last word; one that hangs is killed."""
-        process = self._process
-        if process is None:
+        if self._process is None:
             return _failed(self._refused)
-        try:
-            said, trouble = process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        ended = self._process.end(END_S)
+        if ended.killed:
             return _failed(f"it did not end in {END_S:.0f} s and was killed")
         try:
-            return WatcherEnd(dict(json.loads(said.splitlines()[-1])))
+            return WatcherEnd(dict(json.loads(ended.said.splitlines()[-1])))
         except (IndexError, ValueError):
-            last = trouble.decode(errors="replace").strip().splitlines()[-1:]
+            last = ended.trouble.decode(errors="replace").strip().splitlines()[-1:]
             why = last[0].removeprefix("tokenswarm: ")[:400] if last else "it was killed"
-            return _failed(f"it ended early (exit status {process.returncode}): {why}")
+            return _failed(f"it ended early (exit status {ended.status}): {why}")
 
 
 def _failed(why: str) -> WatcherEnd:
