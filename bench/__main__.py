@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from bench import accuracy, hot_path, parquet, report, scale, ship
+from bench import accuracy, hot_path, parquet, report, rivals, scale, ship
 from bench.server import BenchError
 
 BENCHMARKS = {
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "hot_path": hot_path,
     "parquet": parquet,
     "report": report,
+    "rivals": rivals,
     "scale": scale,
     "ship": ship,
 }
