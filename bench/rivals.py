@@ -238,7 +238,8 @@ def measure(name: str, command: list[str], arguments: argparse.Namespace, reques
     ):
         asked = Asked(server.url, requests, arguments.streams, arguments.tokens,
                       arguments.tokenizer, Path(folder))  # fmt: skip
-        cpu_s, peak_bytes, others = play(name, [*command, *CLIENTS[name].argv(asked)])
+        argv = [*command, *CLIENTS[name].argv(asked)]
+        cpu_s, peak_bytes, others = play(name, argv, asked.folder)
         said = CLIENTS[name].said(asked)
         rows = [row for row in server.log() if row.tokens == arguments.tokens]
         tokens = server.stats().tokens
@@ -248,13 +249,14 @@ def measure(name: str, command: list[str], arguments: argparse.Namespace, reques
                 tokens, peak_bytes, others)  # fmt: skip
 
 
-def play(name: str, argv: list[str]) -> tuple[float, int, float]:
+def play(name: str, argv: list[str], folder: Path) -> tuple[float, int, float]:
     """CPU seconds and peak memory of a command run to its end on the clients' core, and the share
-    of that core that someone else used."""
+    of that core that someone else used. What it leaves where it runs, it leaves in `folder`."""
     with tempfile.TemporaryFile() as output:
         began_s, idle = time.monotonic(), idle_s(CLIENT_CORE)
         with pinned(CLIENT_CORE):
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output,
+                                       stderr=output, cwd=folder)  # fmt: skip
         status, used = _ended(process.pid, name)
         process.returncode = status
         took_s, idle = time.monotonic() - began_s, idle_s(CLIENT_CORE) - idle
