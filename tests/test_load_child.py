@@ -54,6 +54,11 @@ def test_while_it_is_waited_for_everything_else_goes_on() -> None:
     assert said == "0 True\n"
 
 
+def test_it_can_be_waited_for_without_a_limit_when_nothing_else_is_left_to_do() -> None:
+    said = said_by('print(Child([*PY, "import time; time.sleep(0.2)"]).end(None).status)')
+    assert said == "0\n"
+
+
 def test_who_hangs_is_killed_and_its_children_are_not_waited_for() -> None:
     said = said_by(
         """

@@ -59,7 +59,7 @@ class Child:
             for fd in theirs.values():
                 os.close(fd)
         self._status: AsyncResult = AsyncResult()
-        self._watcher = loop.child(self.pid, False)
+        self._watcher = loop.child(self.pid)
         self._watcher.start(self._gone)  # before the loop can hear of its end
         self.stdin = FileObjectPosix(ours[0], "wb")
         self.stdout = FileObjectPosix(ours[1], "rb") if stdout else None
