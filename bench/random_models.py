@@ -15,7 +15,7 @@ from typing import Any
 
 LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
 QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
-# from the config.json that each model was published with
+# sizes from the config.json that each model was published with; toy is for a try without GPU
 SHAPES: dict[str, dict[str, Any]] = {
     "tinyllama-1.1b": LLAMA | {
         "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,

@@ -75,7 +75,8 @@ def main() -> int:
     server = start(a) if a.server else None
     try:
         small = pair(a, scenario, dataset, "warm-up", max(1, a.requests // WARM_UP), 0)
-        rounds = [pair(a, scenario, dataset, str(i), a.requests, i) for i in range(a.pairs)]
+        rounds = [pair(a, scenario, dataset, f"pair-{i + 1}", a.requests, i)
+                  for i in range(a.pairs)]  # fmt: skip
     finally:
         if server is not None:
             server.stop()

@@ -3,6 +3,7 @@
 Each test is a program of its own, patched by gevent as a load is; a test's process is not.
 """
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -91,6 +92,11 @@ def test_what_libraries_do_after_a_fork_is_not_done_in_it() -> None:
         """
     )
     assert said == "done\n"
+
+
+def test_no_file_of_a_load_forks() -> None:
+    for path in (ROOT / "src" / "tokenswarm" / "load").rglob("*.py"):
+        assert not re.search(r"import subprocess|os\.fork|\bPopen\b", path.read_text()), path
 
 
 def test_what_cannot_be_started_is_an_os_error_and_leaves_nothing_open() -> None:
